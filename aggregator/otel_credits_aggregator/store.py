@@ -1,0 +1,59 @@
+"""The ClickHouse store behind one client API: embedded (chDB) or a server, chosen by the DSN.
+
+clickhouse-connect serves both: ``chdb:///path`` runs the engine in this process, ``clickhouse://user:password@host:port/db``
+(or ``http://``, ``https://``) talks to a server. A client answers one call at a time, so each concern that must not wait for
+another (inserting, reading, the API) opens its own with :func:`connect`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+
+__all__ = ["READ_ONLY_SETTINGS", "Client", "ClickHouseError", "DatabaseError", "Row", "connect", "is_embedded", "json_rows", "rows"]
+
+Row = dict[str, Any]
+
+# What a query that comes from outside may cost and touch (ClickHouse: "Restrictions on query complexity").
+READ_ONLY_SETTINGS: Mapping[str, int] = {
+    "readonly": 1,
+    "max_execution_time": 60,
+    "max_memory_usage": 2_000_000_000,
+    "max_result_rows": 1_000_000,
+}
+
+
+def is_embedded(dsn: str) -> bool:
+    """Whether the DSN names the engine in this process."""
+    return urlsplit(dsn).scheme == "chdb"
+
+
+def connect(dsn: str) -> Client:
+    """Opens a client of the store.
+
+    Raises:
+        ClickHouseError: the store cannot be reached or refuses; the message says which.
+    """
+    # A session would make a server answer one query at a time; the embedded engine has no use for the option.
+    options = {} if is_embedded(dsn) else {"autogenerate_session_id": False}
+    return clickhouse_connect.get_client(dsn=dsn, **options)
+
+
+def rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> list[Row]:
+    """The result of a query, one dict a row. Parameters are bound by the server: ``{name:Type}`` in the text."""
+    result = client.query(sql, parameters=parameters, settings=settings or None)
+    return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
+
+
+def json_rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> Sequence[bytes]:
+    """The result of a query as ClickHouse writes it, one JSON object a row: decimals as strings, times as ISO 8601."""
+    exact = {
+        "output_format_json_quote_decimals": 1,
+        "output_format_json_quote_64bit_integers": 0,
+        "date_time_output_format": "iso",
+    }
+    text = client.raw_query(sql, parameters=parameters, settings={**exact, **settings}, fmt="JSONEachRow")
+    return text.splitlines()

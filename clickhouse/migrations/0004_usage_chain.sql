@@ -1,0 +1,402 @@
+-- From a request's bytes to what becomes of each usage in it, in four steps. Every table here is Null: a block passes
+-- through all views within the insert that brought it, and only the targets of 0005 keep anything.
+--
+--   otlp_traces -> usage_candidates -> usages -> rated_usages -> judged_usages
+--
+-- No span, however odd, may raise an exception here: each fault becomes a reason, and the row goes to the quarantine.
+
+-- What a candidate says: who pays, for what, how much, and why it cannot be charged (reason), if so.
+CREATE TABLE IF NOT EXISTS usages
+(
+    batch_id UUID,
+    received_at DateTime64(6, 'UTC'),
+    signal LowCardinality(String),
+    receiver String,
+    service_name String,
+    position UInt64 COMMENT 'order of preference among copies in one block: explicit calls first, then as sent',
+    identity LowCardinality(String),
+    event_id UUID,
+    second DateTime('UTC'),
+    fingerprint UInt64,
+    created_at DateTime64(6, 'UTC'),
+    user_id String,
+    user_email String,
+    action_type String,
+    model String,
+    price_model String COMMENT 'model without the date of its snapshot',
+    price_time DateTime64(6, 'UTC') COMMENT 'the last date at or before the usage at which any price changed',
+    units Map(String, Decimal(38, 12)),
+    amount Nullable(Decimal(38, 12)) COMMENT 'the charge, if the app set it',
+    input_tokens UInt64,
+    output_tokens UInt64,
+    reason LowCardinality(String),
+    attributes Map(String, String),
+    candidate Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
+        default_user String, receiver String, service_name String, scope_name String, scope_version String, trace_id String, span_id String,
+        name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
+        double_keys Array(String), defect String) COMMENT 'where it came from, for the quarantine'
+)
+ENGINE = Null;
+
+CREATE TABLE IF NOT EXISTS rated_usages AS usages ENGINE = Null;
+ALTER TABLE rated_usages ADD COLUMN IF NOT EXISTS credits_charged Decimal(38, 12);
+ALTER TABLE rated_usages ADD COLUMN IF NOT EXISTS prices Map(String, Decimal(38, 12));
+
+CREATE TABLE IF NOT EXISTS judged_usages AS rated_usages ENGINE = Null;
+ALTER TABLE judged_usages ADD COLUMN IF NOT EXISTS outcome LowCardinality(String);
+
+-- 1. Decode: one row a span that may be usage.
+CREATE MATERIALIZED VIEW IF NOT EXISTS span_candidates_mv TO usage_candidates AS
+WITH
+    s.attributes.key AS keys,
+    s.attributes.value.value AS kinds
+SELECT
+    'span' AS signal,
+    toUUIDOrZero(envelope.batch_id) AS batch_id,
+    fromUnixTimestamp64Micro(envelope.received_at_us, 'UTC') AS received_at,
+    rowNumberInAllBlocks() AS position,
+    envelope.charge_genai AS charge_genai,
+    envelope.user_attributes AS user_attributes,
+    envelope.default_user AS default_user,
+    envelope.receiver AS receiver,
+    service_name,
+    ss.scope.name AS scope_name,
+    ss.scope.version AS scope_version,
+    s.trace_id AS trace_id,
+    s.span_id AS span_id,
+    s.name AS name,
+    s.kind AS kind,
+    s.status.code AS status_code,
+    s.start_time_unix_nano AS start_time_unix_nano,
+    s.end_time_unix_nano AS end_time_unix_nano,
+    '' AS series,
+    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln, lst) -> multiIf(
+        kind = 'string_value', str,
+        kind = 'int_value', toString(int),
+        kind = 'double_value', toString(dbl),
+        kind = 'bool_value', if(bln, 'true', 'false'),
+        kind = 'array_value', arrayStringConcat(arrayMap(item -> multiIf(
+            item.value = 'string_value', item.string_value,
+            item.value = 'int_value', toString(item.int_value),
+            item.value = 'double_value', toString(item.double_value),
+            item.value = 'bool_value', if(item.bool_value, 'true', 'false'), ''), lst), ','),
+        ''),
+        kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
+        s.attributes.value.bool_value, s.attributes.value.array_value.values)) AS attributes,
+    arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
+    if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect
+FROM
+(
+    SELECT envelope, service_name, ss, arrayJoin(ss.spans) AS s
+    FROM
+    (
+        SELECT
+            envelope,
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+            arrayJoin(rs.scope_spans) AS ss
+        FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
+    )
+)
+WHERE has(keys, 'credits.action_type')
+    OR (envelope.charge_genai AND (has(keys, 'gen_ai.operation.name') OR has(keys, 'openinference.span.kind')
+        OR has(keys, 'gen_ai.usage.input_tokens') OR has(keys, 'gen_ai.usage.prompt_tokens') OR has(keys, 'llm.request.type')));
+
+-- The same for metrics: a data point of a monotonic, delta Sum named credits.usage is usage; its number becomes the
+-- quantity of the unit that its attribute credits.unit names.
+CREATE MATERIALIZED VIEW IF NOT EXISTS point_candidates_mv TO usage_candidates AS
+WITH
+    p.attributes.key AS keys,
+    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln) -> multiIf(
+        kind = 'string_value', str,
+        kind = 'int_value', toString(int),
+        kind = 'double_value', toString(dbl),
+        kind = 'bool_value', if(bln, 'true', 'false'),
+        ''),
+        p.attributes.value.value, p.attributes.value.string_value, p.attributes.value.int_value, p.attributes.value.double_value,
+        p.attributes.value.bool_value)) AS texts,
+    concat('credits.units.', if(texts['credits.unit'] = '', 'call', texts['credits.unit'])) AS unit_key
+SELECT
+    'point' AS signal,
+    toUUIDOrZero(envelope.batch_id) AS batch_id,
+    fromUnixTimestamp64Micro(envelope.received_at_us, 'UTC') AS received_at,
+    rowNumberInAllBlocks() AS position,
+    envelope.charge_genai AS charge_genai,
+    envelope.user_attributes AS user_attributes,
+    envelope.default_user AS default_user,
+    envelope.receiver AS receiver,
+    rm.resource.attributes.value.string_value[indexOf(rm.resource.attributes.key, 'service.name')] AS service_name,
+    sm.scope.name AS scope_name,
+    sm.scope.version AS scope_version,
+    '' AS trace_id,
+    '' AS span_id,
+    m.name AS name,
+    toInt32(0) AS kind,
+    toInt32(0) AS status_code,
+    p.start_time_unix_nano AS start_time_unix_nano,
+    p.time_unix_nano AS end_time_unix_nano,
+    hex(sipHash128(toString(arraySort(rm.resource.attributes)), sm.scope.name, toString(arraySort(p.attributes)))) AS series,
+    mapUpdate(mapUpdate(map('credits.action_type', ''), texts),
+        map(unit_key, if(p.number = 'as_int', toString(p.as_int), toString(p.as_double)))) AS attributes,
+    if(p.number = 'as_double', [unit_key], []) AS double_keys,
+    multiIf(
+        form != 'sum' OR NOT m.sum.is_monotonic, 'metric_is_not_a_monotonic_sum',
+        m.sum.aggregation_temporality = 2, 'metric_is_cumulative_use_cumulativetodelta',
+        m.sum.aggregation_temporality != 1, 'metric_has_no_temporality',
+        p.number = 'no', 'not_a_number',
+        length(arrayDistinct(keys)) != length(keys), 'duplicate_attribute',
+        '') AS defect
+FROM
+(
+    SELECT
+        envelope, rm, sm, m,
+        arrayJoin(arrayConcat(
+            arrayMap(point -> (point, 'sum'), m.sum.data_points),
+            arrayMap(point -> (point, 'gauge'), m.gauge.data_points),
+            arrayMap(point -> (defaultValueOfTypeName(toTypeName(m.sum.data_points[1])), 'other'), m.histogram.data_points),
+            arrayMap(point -> (defaultValueOfTypeName(toTypeName(m.sum.data_points[1])), 'other'), m.exponential_histogram.data_points),
+            arrayMap(point -> (defaultValueOfTypeName(toTypeName(m.sum.data_points[1])), 'other'), m.summary.data_points))) AS typed,
+        typed.1 AS p,
+        typed.2 AS form
+    FROM
+    (
+        SELECT envelope, rm, sm, arrayJoin(sm.metrics) AS m
+        FROM (SELECT envelope, rm, arrayJoin(rm.scope_metrics) AS sm FROM (SELECT envelope, arrayJoin(resource_metrics) AS rm FROM otlp_metrics))
+    )
+    WHERE m.name = 'credits.usage'
+)
+WHERE bitAnd(p.flags, 1) = 0;
+
+-- 2. Read the conventions (docs/semantic-conventions.md): texts first, then numbers, then the verdict.
+-- One query a level, because an alias that is used often is planned often, and planning is what a small insert costs.
+CREATE MATERIALIZED VIEW IF NOT EXISTS usages_mv TO usages AS
+WITH
+    (SELECT arraySort(groupUniqArray(effective_from)) FROM credit_action_costs) AS price_changes,
+    (SELECT groupArray(scope_name) FROM credit_conventions) AS known_scopes,
+    (SELECT groupArray(scope_name) FROM (SELECT scope_name, argMax(input_includes_cache, created_at) AS includes FROM credit_conventions GROUP BY scope_name) WHERE NOT includes) AS exclusive_scopes
+SELECT
+    batch_id,
+    received_at,
+    signal,
+    receiver,
+    service_name,
+    preference AS position,
+    identity,
+    reinterpretAsUUID(multiIf(
+        identity = 'key', sipHash128('key', idempotency_key),
+        identity = 'response', sipHash128('response', response_id),
+        identity = 'point', sipHash128('point', candidate.series, candidate.start_time_unix_nano, candidate.end_time_unix_nano),
+        reason IN ('invalid_trace_id', 'invalid_span_id'), sipHash128('odd', candidate.trace_id, candidate.span_id, candidate.name, candidate.end_time_unix_nano, mapValues(attributes)),
+        sipHash128('span', candidate.trace_id, candidate.span_id))) AS event_id,
+    toDateTime(created_at) AS second,
+    if(identity = 'key', cityHash64(user_id, action_type, amount_text != '', amount, mapKeys(mapSort(units)), mapValues(mapSort(units))), 0) AS fingerprint,
+    created_at,
+    user_id,
+    attributes['user.email'] AS user_email,
+    action_type,
+    model,
+    replaceRegexpOne(model, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '') AS price_model,
+    arrayLast(changed_at -> changed_at <= created_at, price_changes) AS price_time,
+    units,
+    if(amount_text = '', NULL, amount) AS amount,
+    input_tokens,
+    tokens[2] AS output_tokens,
+    reason,
+    attributes,
+    candidate
+FROM
+(
+    SELECT
+        *,
+        if(time_unusable, received_at, fromUnixTimestamp64Micro(toInt64(intDiv(candidate.end_time_unix_nano, 1000)), 'UTC')) AS created_at,
+        if(empty(sent_units) AND amount_text = '', map('call', toDecimal128(1, 12)), sent_units) AS units,
+        toUInt64(if(cache_apart, uncached + tokens[3] + tokens[4], tokens[1])) AS input_tokens,
+        multiIf(
+            NOT explicit AND NOT automatic, 'not_usage',
+            candidate.defect != '', toString(candidate.defect),
+            signal = 'span' AND (length(candidate.trace_id) != 16 OR candidate.trace_id = unhex('00000000000000000000000000000000')), 'invalid_trace_id',
+            signal = 'span' AND (length(candidate.span_id) != 8 OR candidate.span_id = unhex('0000000000000000')), 'invalid_span_id',
+            candidate.end_time_unix_nano = 0, 'time_missing',
+            time_unusable, 'time_out_of_range',
+            action_type = '', 'no_action_type',
+            user_id = '', 'no_user',
+            greatest(length(user_id), length(action_type), length(model), length(idempotency_key), length(response_id)) > 512, 'name_too_long',
+            wrong_number = '', '',
+            NOT match(wrong_number, '^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?$'), 'not_a_number',
+            startsWith(wrong_number, '-'), 'negative_number',
+            toFloat64OrZero(wrong_number) > 1e12, 'number_out_of_range',
+            'number_not_exact') AS fault,
+        multiIf(
+            fault != '', fault,
+            uncached < 0, 'tokens_inconsistent',
+            usage_unknown, 'usage_unknown',
+            NOT automatic, '',
+            NOT has(known_scopes, candidate.scope_name), 'unknown_convention',
+            token_texts[1] = '' OR (token_texts[2] = '' AND operation != 'embeddings'), 'usage_unknown',
+            operation = 'chat' AND NOT finished, 'usage_unknown',
+            '') AS reason
+    FROM
+    (
+        SELECT
+            *,
+            NOT explicit AND inference AND candidate.charge_genai AS automatic,
+            if(explicit, 0, 1099511627776) + candidate.position AS preference,
+            if(named_user != '', named_user, candidate.default_user) AS user_id,
+            multiIf(idempotency_key != '', 'key', candidate.charge_genai AND response_id != '', 'response', toString(signal)) AS identity,
+            if(cache_apart, toInt64(tokens[1]), toInt64(tokens[1]) - toInt64(tokens[3] + tokens[4])) AS uncached,
+            -- A quantity of 0 is kept where it was sent: zero is not missing.
+            mapUpdate(
+                mapFilter((unit, quantity) -> quantity >= 0, map(
+                    'input_token', toDecimal128(if(token_texts[1] = '', -1, greatest(uncached, 0)), 12),
+                    'output_token', toDecimal128(if(token_texts[2] = '', -1, toInt64(tokens[2])), 12),
+                    'cache_read_token', toDecimal128(toInt64(tokens[3]) - (tokens[3] = 0), 12),
+                    'cache_write_token', toDecimal128(toInt64(tokens[4]) - (tokens[4] = 0), 12),
+                    'reasoning_token', toDecimal128(toInt64(tokens[5]) - (tokens[5] = 0), 12))),
+                mapFromArrays(arrayMap(key -> substring(key, 15), stated_keys), stated_numbers)) AS sent_units,
+            amount_numbers[1] AS amount,
+            concat(wrong_tokens[1], wrong_numbers[1]) AS wrong_number
+        FROM
+        (
+            SELECT
+                *,
+                -- Numbers that are safe to compute with; the ones that are not are listed as wrong.
+                arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
+                arrayFilter(text -> text != '' AND ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000, token_texts) AS wrong_tokens,
+                -- 50 decimals are read, 12 are kept: a text that needs more is refused, a binary float is rounded (half to
+                -- even), since its shortest decimal form is what the app meant.
+                arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), stated_texts) AS stated_numbers,
+                arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), [amount_text]) AS amount_numbers,
+                arrayFilter((text, key) -> isNull(toDecimal256OrNull(text, 50)) OR length(text) > 40 OR startsWith(text, '-')
+                        OR toDecimal256OrZero(text, 50) > 1000000000000000
+                        OR (NOT has(candidate.double_keys, key) AND (
+                            toDecimal256OrZero(text, 50) != roundBankers(toDecimal256OrZero(text, 50), 12)
+                            OR (toDecimal256OrZero(text, 50) = 0 AND match(text, '^[^eE]*[1-9]')))),
+                    number_texts, number_keys) AS wrong_numbers
+            FROM
+            (
+                SELECT
+                    batch_id,
+                    received_at,
+                    signal,
+                    receiver,
+                    service_name,
+                    attributes,
+                    tuple(signal, batch_id, received_at, position, charge_genai, user_attributes, default_user, receiver, service_name, scope_name, scope_version,
+                        trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect)
+                        ::Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
+                            default_user String, receiver String, service_name String, scope_name String, scope_version String, trace_id String, span_id String,
+                            name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
+                            double_keys Array(String), defect String) AS candidate,
+                    mapContains(attributes, 'credits.action_type') AS explicit,
+                    if(mapContains(attributes, 'credits.action_type'), attributes['credits.action_type'], 'ai_call') AS action_type,
+                    attributes['gen_ai.operation.name'] AS operation,
+                    attributes['gen_ai.operation.name'] IN ('chat', 'text_completion', 'generate_content', 'embeddings')
+                        OR attributes['openinference.span.kind'] IN ('LLM', 'EMBEDDING')
+                        OR attributes['llm.request.type'] IN ('chat', 'completion') AS inference,
+                    attributes['gen_ai.response.finish_reasons'] != '' AS finished,
+                    if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']) AS model,
+                    -- Who pays: the first attribute of the list that the span has.
+                    if(empty(user_attributes), ['credits.user_id', 'user.id', 'enduser.id'], user_attributes) AS payers,
+                    arrayFirst(value -> value != '', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
+                        attributes[payers[5]], attributes[payers[6]], attributes[payers[7]], attributes[payers[8]]]) AS named_user,
+                    [
+                        attributes['gen_ai.usage.input_tokens'],
+                        attributes['gen_ai.usage.output_tokens'],
+                        attributes['gen_ai.usage.cache_read.input_tokens'],
+                        if(attributes['gen_ai.usage.cache_write.input_tokens'] != '', attributes['gen_ai.usage.cache_write.input_tokens'],
+                            attributes['gen_ai.usage.cache_creation.input_tokens']),
+                        attributes['gen_ai.usage.reasoning.output_tokens']
+                    ] AS token_texts,
+                    has(exclusive_scopes, scope_name) AS cache_apart,
+                    arrayFilter(key -> startsWith(key, 'credits.units.'), mapKeys(attributes)) AS stated_keys,
+                    arrayFilter((value, key) -> startsWith(key, 'credits.units.'), mapValues(attributes), mapKeys(attributes)) AS stated_texts,
+                    attributes['credits.amount'] AS amount_text,
+                    if(mapContains(attributes, 'credits.amount'), arrayPushBack(stated_keys, 'credits.amount'), stated_keys) AS number_keys,
+                    if(mapContains(attributes, 'credits.amount'), arrayPushBack(stated_texts, amount_text), stated_texts) AS number_texts,
+                    attributes['credits.usage_unknown'] = 'true' AS usage_unknown,
+                    attributes['credits.idempotency_key'] AS idempotency_key,
+                    attributes['gen_ai.response.id'] AS response_id,
+                    end_time_unix_nano < 946684800000000000
+                        OR end_time_unix_nano > (toUInt64(greatest(toUnixTimestamp64Micro(received_at), 946684800000000)) + 2678400000000) * 1000 AS time_unusable
+                FROM usage_candidates
+            )
+        )
+    )
+);
+
+-- 3. Rate: find the price of each unit and sum. Prices are looked up once for each combination in the block, straight
+-- from the table, so a changed price counts from the next insert on.
+CREATE MATERIALIZED VIEW IF NOT EXISTS rated_usages_mv TO rated_usages AS
+WITH
+    (
+        SELECT (arrayPushBack(groupArray(lookup), ''), arrayPushBack(groupArray(price), ''))
+        FROM
+        (
+            SELECT
+                concat(w.action_type, '\0', w.model, '\0', w.unit, '\0', toString(w.price_time)) AS lookup,
+                toString(argMax(p.credits_per_unit, (p.effective_from <= w.price_time, p.action_type = w.action_type,
+                    multiIf(p.model = w.model, 2, p.model = w.price_model, 1, 0), p.effective_from, p.created_at))) AS price
+            FROM
+            (
+                SELECT DISTINCT action_type, model, price_model, price_time, arrayJoin(mapKeys(units)) AS unit
+                FROM usages WHERE reason = '' AND isNull(amount)
+            ) AS w
+            INNER JOIN
+            (
+                SELECT *, effective_from = created_at AND effective_from = min(effective_from) OVER (PARTITION BY action_type, model, unit) AS also_before
+                FROM credit_action_costs
+            ) AS p ON p.unit = w.unit
+            WHERE p.action_type IN (w.action_type, '*') AND p.model IN (w.model, w.price_model, '*')
+                AND (p.effective_from <= w.price_time OR p.also_before)
+            GROUP BY lookup
+        )
+    ) AS book,
+    arrayMap(unit -> if(isNull(amount), transform(concat(action_type, '\0', model, '\0', unit, '\0', toString(price_time)), book.1, book.2, ''), ''),
+        mapKeys(units)) AS price_texts,
+    arrayMap(text -> ifNull(toDecimal128OrNull(text, 12), toDecimal128(0, 12)), price_texts) AS unit_prices,
+    arrayExists((text, unit, quantity) -> text = '' AND quantity != 0 AND unit != 'reasoning_token', price_texts, mapKeys(units), mapValues(units)) AS some_unpriced,
+    arraySum((price, quantity) -> toDecimal256(price, 12) * toDecimal256(quantity, 12), unit_prices, mapValues(units)) AS exact_sum,
+    exact_sum > 1000000000000000000 AS sum_out_of_range,
+    CAST(roundBankers(if(sum_out_of_range, toDecimal256(0, 24), exact_sum), 12), 'Decimal(38, 12)') AS rated
+SELECT
+    * EXCEPT (reason),
+    multiIf(
+        u.reason != '', toString(u.reason),
+        isNull(amount) AND some_unpriced, 'unpriced',
+        isNull(amount) AND sum_out_of_range, 'amount_out_of_range',
+        '') AS reason,
+    ifNull(amount, rated) AS credits_charged,
+    if(isNull(amount), mapFromArrays(mapKeys(units), unit_prices), map()) AS prices
+FROM usages AS u;
+
+-- 4. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
+-- count as known: they are there from an attempt that was cut off, and this one completes it.
+CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
+WITH
+    event_id IN (
+        SELECT event_id FROM event_ids_by_second
+        WHERE second IN (SELECT second FROM rated_usages WHERE identity IN ('span', 'point'))
+            AND event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('span', 'point'))
+            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS known_by_second,
+    event_id IN (
+        SELECT event_id FROM event_ids_by_key
+        WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('key', 'response'))
+            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS known_by_key,
+    r.reason = '' AND identity = 'key' AND known_by_key AND (event_id, fingerprint) NOT IN (
+        SELECT event_id, fingerprint FROM event_ids_by_key
+        WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity = 'key')
+            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS differs_from_known,
+    event_id IN (SELECT event_id FROM rated_usages WHERE reason = '') AS chargeable_here,
+    (event_id, position) IN (SELECT event_id, min(position) FROM rated_usages WHERE reason = '' GROUP BY event_id) AS first_here,
+    r.reason = '' AND identity = 'key' AND NOT known_by_key AND chargeable_here AND NOT first_here AND (event_id, fingerprint) NOT IN (
+        SELECT event_id, argMin(fingerprint, position) FROM rated_usages WHERE reason = '' AND identity = 'key' GROUP BY event_id) AS differs_from_first
+SELECT
+    * EXCEPT (reason),
+    multiIf(
+        r.reason = 'not_usage', 'not_usage',
+        known_by_second, 'duplicate',
+        known_by_key, if(differs_from_known, 'quarantined', 'duplicate'),
+        first_here, 'charged',
+        chargeable_here, if(differs_from_first, 'quarantined', 'duplicate'),
+        'quarantined') AS outcome,
+    if(differs_from_known OR differs_from_first, 'idempotency_conflict', toString(r.reason)) AS reason
+FROM rated_usages AS r;

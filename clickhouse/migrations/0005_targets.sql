@@ -1,0 +1,130 @@
+-- What the chain keeps. Each view takes the judged rows and nothing else, so that no exception can come after the first
+-- of them has written.
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_second_mv TO event_ids_by_second AS
+SELECT second, event_id, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('span', 'point');
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_key_mv TO event_ids_by_key AS
+SELECT event_id, fingerprint, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('key', 'response');
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS credit_usage_events_mv TO credit_usage_events AS
+WITH arrayFilter(key -> startsWith(key, 'credits.metadata.'), mapKeys(attributes)) AS metadata_keys
+SELECT
+    event_id,
+    user_id,
+    action_type,
+    model,
+    input_tokens,
+    output_tokens,
+    credits_charged,
+    attributes['credits.description'] AS description,
+    attributes['credits.resource_id'] AS resource_id,
+    attributes['credits.resource_type'] AS resource_type,
+    mapFromArrays(arrayMap(key -> substring(key, 18), metadata_keys), arrayMap(key -> attributes[key], metadata_keys)) AS metadata,
+    units,
+    service_name,
+    lower(hex(candidate.trace_id)) AS trace_id,
+    lower(hex(candidate.span_id)) AS span_id,
+    created_at,
+    received_at,
+    batch_id,
+    identity,
+    prices
+FROM judged_usages WHERE outcome = 'charged';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS user_month_usage_mv TO user_month_totals AS
+SELECT
+    user_id,
+    toStartOfMonth(created_at) AS month,
+    toDecimal128(0, 12) AS granted,
+    sum(credits_charged) AS consumed,
+    count() AS events,
+    max(received_at) AS updated_at
+FROM judged_usages WHERE outcome = 'charged'
+GROUP BY user_id, month;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS user_month_grants_mv TO user_month_totals AS
+SELECT
+    user_id,
+    toStartOfMonth(created_at) AS month,
+    sum(credits) AS granted,
+    toDecimal128(0, 12) AS consumed,
+    toUInt64(0) AS events,
+    max(created_at) AS updated_at
+FROM credit_grants
+GROUP BY user_id, month;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_month_totals_mv TO usage_month_totals AS
+SELECT
+    user_id,
+    toStartOfMonth(created_at) AS month,
+    action_type,
+    model,
+    count() AS events,
+    sum(u.input_tokens) AS input_tokens,
+    sum(u.output_tokens) AS output_tokens,
+    sum(credits_charged) AS credits_consumed
+FROM judged_usages AS u WHERE outcome = 'charged'
+GROUP BY user_id, month, action_type, model;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS judged_outcomes_mv TO ingest_outcomes AS
+SELECT
+    receiver,
+    signal,
+    outcome,
+    if(outcome = 'quarantined', toString(j.reason), '') AS reason,
+    toInt64(count()) AS items
+FROM judged_usages AS j
+GROUP BY receiver, signal, outcome, reason;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS credit_quarantine_mv TO credit_quarantine AS
+SELECT
+    event_id, reason, received_at, user_id, action_type, model, signal,
+    candidate.charge_genai AS charge_genai, candidate.user_attributes AS user_attributes, candidate.default_user AS default_user,
+    receiver, service_name, candidate.scope_name AS scope_name, candidate.scope_version AS scope_version,
+    candidate.trace_id AS trace_id, candidate.span_id AS span_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
+    candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
+    mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
+        OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'gen_ai.response.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
+        OR key IN ('gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
+            'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
+    candidate.double_keys AS double_keys, candidate.defect AS defect, batch_id
+FROM judged_usages WHERE outcome = 'quarantined';
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS user_profiles_mv TO user_profiles AS
+SELECT user_id AS id, any(user_email) AS email, '' AS name, max(received_at) AS updated_at
+FROM judged_usages
+WHERE user_email != '' AND outcome = 'charged'
+    AND (user_id, user_email) NOT IN (SELECT id, email FROM user_profiles WHERE id IN (SELECT user_id FROM judged_usages WHERE user_email != ''))
+GROUP BY user_id;
+
+-- Spans and data points that no view above looks at. The conditions are the opposite of those in span_candidates_mv and
+-- point_candidates_mv.
+CREATE MATERIALIZED VIEW IF NOT EXISTS other_spans_mv TO ingest_outcomes AS
+SELECT envelope.receiver AS receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, toInt64(sum(others)) AS items
+FROM
+(
+    SELECT
+        envelope,
+        arrayCount(keys -> NOT (has(keys, 'credits.action_type')
+            OR (envelope.charge_genai AND (has(keys, 'gen_ai.operation.name') OR has(keys, 'openinference.span.kind')
+                OR has(keys, 'gen_ai.usage.input_tokens') OR has(keys, 'gen_ai.usage.prompt_tokens') OR has(keys, 'llm.request.type')))),
+            ss.spans.attributes.key) AS others
+    FROM (SELECT envelope, arrayJoin(arrayJoin(resource_spans).scope_spans) AS ss FROM otlp_traces)
+)
+GROUP BY receiver
+HAVING items > 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS other_points_mv TO ingest_outcomes AS
+SELECT envelope.receiver AS receiver, 'point' AS signal, 'not_usage' AS outcome, '' AS reason, toInt64(sum(others)) AS items
+FROM
+(
+    SELECT
+        envelope,
+        if(m.name = 'credits.usage',
+            arrayCount(point -> bitAnd(point.flags, 1) = 1, m.sum.data_points) + arrayCount(point -> bitAnd(point.flags, 1) = 1, m.gauge.data_points),
+            length(m.sum.data_points) + length(m.gauge.data_points) + length(m.histogram.data_points)
+                + length(m.exponential_histogram.data_points) + length(m.summary.data_points)) AS others
+    FROM (SELECT envelope, arrayJoin(arrayJoin(arrayJoin(resource_metrics).scope_metrics).metrics) AS m FROM otlp_metrics)
+)
+GROUP BY receiver
+HAVING items > 0;
