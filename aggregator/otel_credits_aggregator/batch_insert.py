@@ -1,0 +1,112 @@
+"""How a batch gets into the store: the insert itself, its settings, and which failures are worth another try."""
+
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from otel_credits_aggregator.envelope import framed
+from otel_credits_aggregator.migrations import clickhouse_folder
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.spool import Batch, Spool
+from otel_credits_aggregator.store import Client, DatabaseError
+
+__all__ = ["insert", "is_permanent", "quarantine_raw", "token_settings"]
+
+_RAW_REASON = "request_not_insertable"
+_TARGETS = {Signal.TRACES: ("otlp_traces", "Traces"), Signal.METRICS: ("otlp_metrics", "Metrics")}
+
+# A batch must pass the chain as one block: copies of a usage within it are recognised block by block.
+_ONE_BLOCK = {
+    "max_block_size": 1 << 24,
+    "max_insert_block_size": 1 << 24,
+    "min_insert_block_size_rows": 1 << 24,
+    "min_insert_block_size_bytes": 1 << 32,
+    "max_threads": 1,
+    "max_insert_threads": 1,
+}
+# The token makes a repeated insert complete what the first one left undone, in every table behind the views.
+_EXACTLY_ONCE = {
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "materialized_views_ignore_errors": 0,
+}
+
+# Codes of ClickHouse that say the data is at fault, so that the same bytes fail for ever. Everything else (network, memory,
+# too many parts, read-only, unknown table while migrating ...) may pass.
+_PERMANENT_CODES = frozenset(
+    {
+        6,  # CANNOT_PARSE_TEXT
+        26,  # CANNOT_PARSE_QUOTED_STRING
+        27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+        32,  # ATTEMPT_TO_READ_AFTER_EOF
+        33,  # CANNOT_READ_ALL_DATA
+        38,  # CANNOT_PARSE_DATE
+        41,  # CANNOT_PARSE_DATETIME
+        69,  # ARGUMENT_OUT_OF_BOUND
+        70,  # CANNOT_CONVERT_TYPE
+        72,  # CANNOT_PARSE_NUMBER
+        117,  # INCORRECT_DATA
+        128,  # TOO_LARGE_ARRAY_SIZE
+        131,  # TOO_LARGE_STRING_SIZE
+        153,  # ILLEGAL_DIVISION
+        190,  # SIZES_OF_ARRAYS_DONT_MATCH
+        321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+        407,  # DECIMAL_OVERFLOW
+        444,  # UNKNOWN_PROTOBUF_FORMAT
+        469,  # VIOLATED_CONSTRAINT
+    }
+)
+
+
+def token_settings(token: str) -> dict[str, Any]:
+    """Settings of an insert that must count once however often it is repeated."""
+    return {**_ONE_BLOCK, **_EXACTLY_ONCE, "insert_deduplication_token": token}
+
+
+def insert(client: Client, spool: Spool, batch: Batch) -> None:
+    """Inserts a batch; repeating it changes nothing that is already there.
+
+    Raises:
+        ClickHouseError: it may or may not have been applied, wholly or in part: repeat it.
+    """
+    table, message = _TARGETS[batch.signal]
+    protobuf = {
+        "format_schema_source": "string",
+        "format_schema": _schema(),
+        "format_schema_message_name": message,
+        "input_format_protobuf_oneof_presence": 1,
+    }
+    body = framed(batch.batch_id, batch.fields, spool.payloads(batch))
+    client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch.batch_id), **protobuf})
+
+
+def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception) -> None:
+    """Keeps the one request of a batch that cannot be inserted, as received, with the store's reason."""
+    ((payload, received_at_us),) = spool.payloads(batch)
+    ((_, items),) = spool.request_ids(batch)
+    signal = "span" if batch.signal is Signal.TRACES else "point"
+    received_at = datetime.fromtimestamp(received_at_us / 1e6, UTC)
+    client.insert(
+        "credit_quarantine",
+        [[uuid.UUID(batch.batch_id), _RAW_REASON, str(error)[:1000], received_at, items, signal, spool.receiver, payload]],
+        column_names=["event_id", "reason", "detail", "received_at", "items", "signal", "receiver", "raw_request"],
+        settings=token_settings(f"{batch.batch_id}-raw"),
+    )
+    client.insert(
+        "ingest_outcomes",
+        [[spool.receiver, signal, "quarantined", _RAW_REASON, items]],
+        column_names=["receiver", "signal", "outcome", "reason", "items"],
+        settings=token_settings(f"{batch.batch_id}-outcome"),
+    )
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether the store says that the data itself is at fault."""
+    return isinstance(error, DatabaseError) and getattr(error, "code", None) in _PERMANENT_CODES
+
+
+@cache
+def _schema() -> str:
+    return (clickhouse_folder() / "otlp.proto").read_text("utf-8")

@@ -1,0 +1,52 @@
+"""What an insert adds to each request: the envelope of clickhouse/otlp.proto, and the framing of ClickHouse's Protobuf format.
+
+Protobuf messages concatenate, so a field appended to a request's bytes becomes part of it; nothing is encoded again.
+"""
+
+from collections.abc import Iterable
+
+from otel_credits_aggregator.settings import Settings
+
+__all__ = ["framed", "settings_fields"]
+
+# Field numbers of Envelope in clickhouse/otlp.proto.
+_BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
+_ENVELOPE = 1000
+_VARINT, _LENGTH_DELIMITED = 0, 2
+
+
+def settings_fields(settings: Settings, receiver: str) -> bytes:
+    """The fields that are the same for all requests of a batch. Kept with the batch, so that a repetition is identical."""
+    fields = [_integer(_CHARGE_GENAI, int(settings.charge_genai)), _text(_DEFAULT_USER, settings.default_user), _text(_RECEIVER, receiver)]
+    return b"".join([*fields, *(_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes)])
+
+
+def framed(batch_id: str, fields: bytes, requests: Iterable[tuple[bytes, int]]) -> bytes:
+    """The body of an insert: (payload, receive time in microseconds since 1970) of each request, with envelope and length."""
+    common = fields + _text(_BATCH_ID, batch_id)
+    parts: list[bytes] = []
+    for payload, received_at_us in requests:
+        envelope = _delimited(_ENVELOPE, common + _integer(_RECEIVED_AT_US, received_at_us))
+        parts += (_varint(len(payload) + len(envelope)), payload, envelope)
+    return b"".join(parts)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _integer(field: int, value: int) -> bytes:
+    return _varint(field << 3 | _VARINT) + _varint(value)
+
+
+def _delimited(field: int, value: bytes) -> bytes:
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
+
+
+def _text(field: int, value: str) -> bytes:
+    return _delimited(field, value.encode())

@@ -1,0 +1,72 @@
+"""OTLP over gRPC (https://opentelemetry.io/docs/specs/otlp/#otlpgrpc)."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from otel_credits_aggregator.intake import Intake
+from otel_credits_aggregator.otlp import RECEIVED, Signal, response_type
+from otel_credits_aggregator.outcomes import Refusal
+from otel_credits_aggregator.settings import Settings
+
+__all__ = ["start_grpc"]
+
+_SERVICES = {
+    Signal.TRACES: "opentelemetry.proto.collector.trace.v1.TraceService",
+    Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
+    Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
+}
+
+
+def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
+    """Starts listening on the gRPC port.
+
+    Raises:
+        RuntimeError: the port cannot be bound.
+    """
+    server = grpc.server(
+        ThreadPoolExecutor(settings.receive_threads, thread_name_prefix="otlp-grpc"),
+        options=[("grpc.max_receive_message_length", settings.request_bytes_max), ("grpc.so_reuseport", 0)],
+    )
+    server.add_generic_rpc_handlers(tuple(_service(signal, intake) for signal in RECEIVED))
+    server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    server.start()
+    return server
+
+
+def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
+    # No deserializer: the bytes go to the spool as they came.
+    method = grpc.unary_unary_rpc_method_handler(_export(signal, intake))
+    return grpc.method_handlers_generic_handler(_SERVICES[signal], {"Export": method})
+
+
+def _export(signal: Signal, intake: Intake) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    response = response_type(signal)().SerializeToString()
+
+    def export(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            intake.accept(signal, payload).result()
+        except Refusal as refusal:
+            _abort(context, refusal)
+        return response
+
+    return export
+
+
+def _abort(context: grpc.ServicerContext, refusal: Refusal) -> None:
+    status = Status(code=refusal.grpc_code.value[0], message=str(refusal))
+    if refusal.retry_delay_s is not None:
+        detail = AnyMessage()
+        detail.Pack(RetryInfo(retry_delay=_duration(refusal.retry_delay_s)))
+        status.details.append(detail)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(refusal.grpc_code, str(refusal))
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

@@ -1,0 +1,274 @@
+"""Moves what waits in the spool into the store, in batches, one after the other.
+
+One thread, because the check against duplicates must see what the batch before has stored. A batch is repeated until the
+store has it; while the store is away everything else waits in the spool.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import tenacity
+
+from otel_credits_aggregator.batch_insert import insert, is_permanent, quarantine_raw
+from otel_credits_aggregator.envelope import settings_fields
+from otel_credits_aggregator.migrations import MigrationError, migrate
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.replay import REPLAY_ROWS_MAX, PriceWatch, compose_replay, quarantined_ids, run_replay
+from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.spool import Batch, Spool, Waiting
+from otel_credits_aggregator.store import Client, connect
+
+__all__ = ["Inserter", "Progress"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """What the inserter did so far, for the metrics and the readiness."""
+
+    migrated: bool = False
+    replayed: bool = False
+    store_up: bool = False
+    batches: int = 0
+    failures: int = 0
+    insert_seconds: float = 0.0
+    requests_isolated: int = 0
+
+
+@dataclass
+class _ReplayRequest:
+    reasons: tuple[str, ...]
+    user_id: str | None
+    done: "Future[int]" = field(default_factory=Future)
+
+
+class Inserter:
+    """The thread that inserts. :meth:`start` it, and :meth:`stop` it to have what waits inserted first."""
+
+    def __init__(self, spool: Spool, settings: Settings) -> None:
+        self.progress = Progress()
+        self._spool = spool
+        self._settings = settings
+        self._fields = settings_fields(settings, spool.receiver)
+        self._client: Client | None = None
+        self._prices = PriceWatch()
+        self._next_recheck = 0.0
+        self._replays: list[_ReplayRequest] = []
+        self._stopping = False
+        self._give_up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inserter", daemon=True)
+
+    def start(self) -> None:
+        """Migrates the store, finishes what an earlier process began, then inserts what comes."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Inserts what waits, for at most so long; returns whether everything is in the store."""
+        with self._spool.arrived:
+            self._stopping = True
+            self._spool.arrived.notify()
+        self._thread.join(timeout_s)
+        self._give_up.set()
+        self._thread.join(timeout_s)
+        return self._spool.is_empty()
+
+    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
+        """Charges what can be charged by now of the quarantined rows that match; the future has the number of rows tried."""
+        request = _ReplayRequest(reasons, user_id)
+        with self._spool.arrived:
+            self._replays.append(request)
+            self._spool.arrived.notify()
+        return request.done
+
+    def _run(self) -> None:
+        try:
+            self._attempt(self._migrate)
+            for batch in self._spool.batches():
+                self._finish(batch)
+            self.progress.replayed = True
+            while not self._give_up.is_set():
+                if not self._step():
+                    return
+        except _GaveUp:
+            logger.warning("stopped with %d bytes in the spool; they are inserted at the next start", self._spool.bytes_waiting)
+        except MigrationError as error:
+            logger.critical("%s", error)
+        except Exception:
+            logger.critical("the inserter failed; what is acknowledged stays in the spool", exc_info=True)
+
+    def _step(self) -> bool:
+        """One batch, replay or recheck; False when stopping and nothing waits."""
+        chosen = self._next_requests()
+        if chosen:
+            self._finish(self._compose(chosen))
+        for request in self._take_replays():
+            self._answer_replay(request)
+        if time.monotonic() >= self._next_recheck:
+            self._recheck()
+        return bool(chosen) or not self._stopping
+
+    def _migrate(self) -> None:
+        applied = migrate(self._connected())
+        self.progress.migrated = True
+        for migration in applied:
+            logger.info("applied migration %04d_%s", migration.version, migration.name)
+
+    def _next_requests(self) -> list[Waiting]:
+        """Waits until a batch is worth inserting, and takes its requests out of the queue."""
+        with self._spool.arrived:
+            while not self._due():
+                self._spool.arrived.wait(self._pause())
+            return _take_batch(self._spool, self._settings.batch_bytes_max)
+
+    def _due(self) -> bool:
+        waiting = self._spool.waiting
+        if self._stopping or self._replays or time.monotonic() >= self._next_recheck:
+            return True
+        if not waiting:
+            return False
+        age = time.monotonic() - waiting[0].since
+        return age >= self._settings.batch_interval_s or sum(one.bytes for one in waiting) >= self._settings.batch_bytes_max
+
+    def _pause(self) -> float:
+        """Seconds until something may be due without anything new arriving."""
+        until = self._next_recheck
+        if self._spool.waiting:
+            until = min(until, self._spool.waiting[0].since + self._settings.batch_interval_s)
+        return max(until - time.monotonic(), 0.001)
+
+    def _compose(self, chosen: list[Waiting]) -> Batch:
+        batch = Batch(str(uuid.uuid4()), chosen[0].signal, chosen[0].id, chosen[-1].id, self._fields)
+        self._spool.compose(batch)
+        return batch
+
+    def _finish(self, batch: Batch) -> None:
+        """Repeats a batch until the store has it, then forgets it."""
+        started = time.monotonic()
+        try:
+            self._attempt(lambda: self._insert(batch))
+        except _Permanent as error:
+            self._isolate(batch, error.cause)
+            return
+        self._spool.forget(batch)
+        self.progress.batches += 1
+        self.progress.insert_seconds += time.monotonic() - started
+
+    def _insert(self, batch: Batch) -> None:
+        client = self._connected()
+        if batch.signal is Signal.REPLAY:
+            run_replay(client, batch)
+            return
+        try:
+            insert(client, self._spool, batch)
+        except Exception as error:
+            if is_permanent(error):
+                raise _Permanent(error) from error
+            raise
+
+    def _isolate(self, batch: Batch, error: Exception) -> None:
+        """Halves a batch that the store refuses for its content, until the request at fault is alone; that one is kept raw."""
+        requests = self._spool.request_ids(batch)
+        if len(requests) == 1:
+            logger.error("a request cannot be inserted and is kept in the quarantine: %s", error)
+            self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
+            self._spool.forget(batch)
+            self.progress.requests_isolated += 1
+            return
+        middle = len(requests) // 2
+        halves = [requests[:middle], requests[middle:]]
+        parts = [Batch(str(uuid.uuid4()), batch.signal, half[0][0], half[-1][0], batch.fields) for half in halves]
+        self._spool.split(batch, parts)
+        for part in parts:
+            self._finish(part)
+
+    def _take_replays(self) -> list[_ReplayRequest]:
+        with self._spool.arrived:
+            taken, self._replays = self._replays, []
+        return taken
+
+    def _answer_replay(self, request: _ReplayRequest) -> None:
+        try:
+            request.done.set_result(self._replay_all(request.reasons, request.user_id))
+        except Exception as error:
+            request.done.set_exception(error)
+            raise
+
+    def _recheck(self) -> None:
+        """Charges what was unpriced, if the price book changed."""
+        if not self._stopping and self._attempt(lambda: self._prices.changed(self._connected())):
+            self._replay_all(("unpriced",), None)
+        self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
+
+    def _replay_all(self, reasons: tuple[str, ...], user_id: str | None) -> int:
+        """Every row that matches now, once; what is quarantined again by it is not tried a second time."""
+        ids = self._attempt(lambda: quarantined_ids(self._connected(), self._spool.receiver, reasons, user_id))
+        for start in range(0, len(ids), REPLAY_ROWS_MAX):
+            self._finish(compose_replay(self._spool, ids[start : start + REPLAY_ROWS_MAX]))
+        return len(ids)
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = connect(self._settings.dsn)
+        return self._client
+
+    def _attempt(self, what: Callable[[], T]) -> T:
+        """Repeats until it succeeds, fails for good, or a stop has run out of time."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_not_exception_type((_Permanent, MigrationError)),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=self._settings.store_retry_max_s),
+            sleep=tenacity.sleep_using_event(self._give_up),
+            stop=tenacity.stop_when_event_set(self._give_up),
+            before_sleep=self._failed,
+        )
+        try:
+            result = retrying(what)
+        except tenacity.RetryError as error:
+            raise _GaveUp from error
+        self.progress.store_up = True
+        return result
+
+    def _failed(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        # A first failure is news; the ones after it say the same.
+        log = logger.warning if self.progress.store_up or state.attempt_number == 1 else logger.debug
+        log("the store did not answer as it should, trying again (%d bytes wait in the spool): %s", self._spool.bytes_waiting, error)
+        self.progress.store_up = False
+        self.progress.failures += 1
+
+
+class _Permanent(Exception):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class _GaveUp(Exception):
+    pass
+
+
+def _take_batch(spool: Spool, bytes_max: int) -> list[Waiting]:
+    """The oldest request and those of its signal that came next, up to the limit; at least one."""
+    waiting = spool.waiting
+    chosen: list[Waiting] = []
+    size = 0
+    for one in waiting:
+        if one.signal is not waiting[0].signal:
+            continue
+        if chosen and size + one.bytes > bytes_max:
+            break
+        chosen.append(one)
+        size += one.bytes
+    taken = {one.id for one in chosen}
+    remaining = [one for one in waiting if one.id not in taken]
+    waiting.clear()
+    waiting.extend(remaining)
+    return chosen

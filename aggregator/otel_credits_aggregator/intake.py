@@ -1,0 +1,57 @@
+"""From a request's bytes to a durable request: what every receiver does, whatever the transport."""
+
+from concurrent.futures import Future
+
+from otel_credits_aggregator.otlp import Signal, item_count, parse
+from otel_credits_aggregator.outcomes import Refusal, RequestTooLarge, Stopping
+from otel_credits_aggregator.spool import Spool
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """Validates requests and makes them durable. Methods may be called from any thread."""
+
+    def __init__(self, spool: Spool, request_bytes_max: int) -> None:
+        self.request_bytes_max = request_bytes_max
+        self.refused: dict[str, int] = {}
+        self._spool = spool
+        self._open = True
+
+    def close(self) -> None:
+        """From now on requests are refused as to be tried again."""
+        self._open = False
+
+    def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
+        """Takes a request in OTLP protobuf; the sender may be told so when the future is done.
+
+        Raises:
+            Refusal: the request is not taken; its type says why, its ``retry_delay_s`` whether to try again.
+        """
+        try:
+            return self._accept(signal, payload)
+        except Refusal as refusal:
+            self.count_refusal(refusal)
+            raise
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        """Counts a request that was not taken, for the metrics."""
+        reason = type(refusal).__name__
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _accept(self, signal: Signal, payload: bytes) -> "Future[int]":
+        if not self._open:
+            raise Stopping("the aggregator is stopping", 1.0)
+        if len(payload) > self.request_bytes_max:
+            raise RequestTooLarge(f"the request has {len(payload)} bytes, the limit is {self.request_bytes_max}: send smaller batches")
+        items = item_count(signal, parse(signal, payload))
+        if signal is Signal.LOGS or items == 0:
+            return self._count_only(signal, items)
+        return self._spool.append(signal, payload, items)
+
+    def _count_only(self, signal: Signal, items: int) -> "Future[int]":
+        if items:
+            self._spool.count(signal, items)
+        done: Future[int] = Future()
+        done.set_result(0)
+        return done

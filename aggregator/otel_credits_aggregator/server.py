@@ -1,0 +1,129 @@
+"""``otel-credits serve``: builds the parts, starts them in order, and stops them so that nothing acknowledged is lost."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import grpc
+import uvicorn
+from starlette.types import ASGIApp
+
+from otel_credits_aggregator.api import create_app
+from otel_credits_aggregator.grpc_receiver import start_grpc
+from otel_credits_aggregator.http_receiver import create_http_receiver
+from otel_credits_aggregator.inserter import Inserter
+from otel_credits_aggregator.intake import Intake
+from otel_credits_aggregator.metrics import AggregatorMetrics
+from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.spool import Spool
+
+__all__ = ["Aggregator", "serve"]
+
+logger = logging.getLogger(__name__)
+_GRPC_GRACE_S = 3.0
+
+
+class Aggregator:
+    """The running parts. Receives from :meth:`start` on, whether or not the store answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.spool = Spool(settings.data_dir / "spool.sqlite", settings.spool_bytes_max, settings.retry_delay_s)
+        self.intake = Intake(self.spool, settings.request_bytes_max)
+        self.inserter = Inserter(self.spool, settings)
+        self.metrics = AggregatorMetrics(settings, self.spool, self.intake, self.inserter)
+        self._grpc: grpc.Server | None = None
+
+    def start(self) -> None:
+        """Starts inserting and OTLP/gRPC.
+
+        Raises:
+            RuntimeError: the port is taken.
+        """
+        self.inserter.start()
+        self._grpc = start_grpc(self.intake, self.settings)
+
+    def readiness(self) -> dict[str, bool]:
+        """What must hold before the aggregator calls itself ready, and whether it does."""
+        progress = self.inserter.progress
+        return {"migrated": progress.migrated, "replayed": progress.replayed, "receiving": self._grpc is not None}
+
+    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
+        """See :meth:`Inserter.replay`."""
+        return self.inserter.replay(reasons, user_id)
+
+    def stop(self) -> bool:
+        """Refuses what is new, finishes what is under way, inserts what waits; returns whether the spool is empty."""
+        self.intake.close()
+        if self._grpc is not None:
+            self._grpc.stop(_GRPC_GRACE_S).wait()
+        empty = self.inserter.stop(self.settings.shutdown_timeout_s)
+        self.spool.close()
+        return empty
+
+
+def serve(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    try:
+        aggregator = Aggregator(settings)
+    except (OSError, sqlite3.Error) as error:
+        logger.critical("the spool in %s cannot be opened: %s", settings.data_dir, error)
+        return 1
+    try:
+        aggregator.start()
+    except RuntimeError as error:
+        logger.critical("port %d cannot be listened on: %s", settings.grpc_port, error)
+        aggregator.stop()
+        return 1
+    return asyncio.run(_serve_http(aggregator))
+
+
+async def _serve_http(aggregator: Aggregator) -> int:
+    settings = aggregator.settings
+    servers = [
+        _HttpServer(create_http_receiver(aggregator.intake), settings.host, settings.http_port),
+        _HttpServer(create_app(settings, aggregator), settings.host, settings.api_port),
+    ]
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks = [asyncio.create_task(server.serve()) for server in servers]
+    stopped = asyncio.create_task(stop.wait())
+    logger.info(
+        "listening on %s: OTLP/gRPC %d, OTLP/HTTP %d, API %d", settings.host, settings.grpc_port, settings.http_port, settings.api_port
+    )
+    # A server that ends by itself could not listen; uvicorn has said why.
+    await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+    failed = not stop.is_set()
+    aggregator.intake.close()
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*tasks, return_exceptions=True)
+    empty = await asyncio.to_thread(aggregator.stop)
+    logger.info("stopped; the spool %s", "is empty" if empty else "is inserted at the next start")
+    return int(failed)
+
+
+class _HttpServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to us."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=3)
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve(self, sockets: list[object] | None = None) -> None:
+        # uvicorn calls sys.exit where it cannot listen; within a task that would tear down the loop.
+        with contextlib.suppress(SystemExit):
+            await super().serve(sockets)  # type: ignore[arg-type]

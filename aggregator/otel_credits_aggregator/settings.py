@@ -1,0 +1,73 @@
+"""All settings of the aggregator, from environment variables ``OTEL_CREDITS_*``. The only file that reads them."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Settings of ``otel-credits serve``; each field is the environment variable ``OTEL_CREDITS_<NAME>``.
+
+    Raises:
+        pydantic.ValidationError: one error for each setting that is wrong, all together.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_CREDITS_", extra="ignore")
+
+    data_dir: Path = Field(Path("otel-credits-data"), description="Folder of the spool and of the embedded store.")
+    store: str = Field(
+        "", description="clickhouse-connect DSN of the store: `chdb:///path` or `clickhouse://user:password@host:8123/db`. "
+        "Empty: embedded, in the data folder."
+    )
+    host: str = Field("127.0.0.1", description="Address that all three ports listen on.")
+    grpc_port: Port = Field(4317, description="OTLP/gRPC.")
+    http_port: Port = Field(4318, description="OTLP/HTTP (protobuf and JSON).")
+    api_port: Port = Field(8080, description="API, metrics, health.")
+
+    charge_genai: bool = Field(
+        False, description="Charge LLM inference spans of any known instrumentation as action `ai_call` (`on`, `off`)."
+    )
+    user_attributes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("credits.user_id", "user.id", "enduser.id"),
+        description="Span attributes that may name who pays, the first present one wins; comma-separated, at most 8.",
+    )
+    default_user: str = Field("", description="Who pays for usage that names nobody. Empty: it is quarantined.")
+
+    request_bytes_max: int = Field(64 << 20, ge=1 << 10, description="Largest request, uncompressed, in bytes.")
+    spool_bytes_max: int = Field(1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay.")
+    receive_threads: int = Field(16, ge=1, le=256, description="Requests handled at once over gRPC.")
+    retry_delay_s: float = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
+    batch_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
+    batch_interval_s: float = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
+    store_retry_max_s: float = Field(10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds.")
+    recheck_interval_s: float = Field(2.0, gt=0, description="How often unpriced usage is looked at again, in seconds.")
+    shutdown_timeout_s: float = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
+
+    @field_validator("user_attributes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("user_attributes")
+    @classmethod
+    def _some_but_few(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not 1 <= len(value) <= 8:
+            raise ValueError("name 1 to 8 attributes, separated by commas")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if len({self.grpc_port, self.http_port, self.api_port}) < 3:
+            raise ValueError("OTEL_CREDITS_GRPC_PORT, _HTTP_PORT and _API_PORT must be three different ports")
+        return self
+
+    @property
+    def dsn(self) -> str:
+        """The store's DSN, the default filled in."""
+        return self.store or f"chdb://{(self.data_dir / 'store').resolve()}"

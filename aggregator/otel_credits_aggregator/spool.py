@@ -1,0 +1,317 @@
+"""What was acknowledged and is not yet in the store, on disk.
+
+An SQLite file in WAL mode with ``synchronous=FULL``: a request is durable when :meth:`Spool.append` returns. One thread writes;
+what arrives while it commits is committed together next time, so that many senders share one fsync. The composition of each
+insert (:class:`Batch`) is durable before the insert starts, so that after a crash the same bytes go out with the same token.
+"""
+
+import sqlite3
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.outcomes import SpoolFailed, SpoolFull, Stopping
+
+__all__ = ["Batch", "Spool", "Waiting"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    signal TEXT NOT NULL,
+    items INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    received_at_us INTEGER NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS batches (
+    batch_id TEXT PRIMARY KEY,
+    signal TEXT NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    fields BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS received (
+    signal TEXT PRIMARY KEY,
+    requests INTEGER NOT NULL,
+    items INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS identity (receiver TEXT NOT NULL);
+"""
+# Blobs of hundreds of kilobytes: large pages mean few of them, and a larger WAL means that what is inserted and forgotten
+# in between is never copied into the main file.
+_PRAGMAS = (
+    "PRAGMA page_size = 65536",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA wal_autocheckpoint = 1000",
+    "PRAGMA cache_size = -65536",
+)
+_COMMIT_BYTES_MAX = 16 << 20
+
+_Write = Callable[[sqlite3.Connection], Any]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request in the spool that no batch has yet."""
+
+    id: int
+    signal: Signal
+    bytes: int
+    since: float  # time.monotonic()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``."""
+
+    batch_id: str
+    signal: Signal
+    first_id: int
+    last_id: int
+    fields: bytes
+
+
+class Spool:
+    """The durable queue between the receivers and the inserter. Methods may be called from any thread."""
+
+    def __init__(self, path: Path, bytes_max: int, retry_delay_s: float) -> None:
+        self._bytes_max = bytes_max
+        self._retry_delay_s = retry_delay_s
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._writes: SimpleQueue[tuple[_Write, int, Future[Any]] | None] = SimpleQueue()
+        self._writer_connection = _connect(path)
+        self._writer_connection.executescript(_SCHEMA)
+        self._reader = _connect(path)
+        self.receiver = self._identify()
+        self.arrived = threading.Condition()
+        self.waiting: deque[Waiting] = deque()
+        self._load()
+        self._writer = threading.Thread(target=self._write_forever, name="spool-writer", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def bytes_waiting(self) -> int:
+        """Bytes of all requests that are not yet in the store."""
+        return self._bytes
+
+    def append(self, signal: Signal, payload: bytes, items: int) -> "Future[int]":
+        """Makes a request durable; the future has its id once it is.
+
+        Raises:
+            SpoolFull: the limit in bytes is reached. (The future: SpoolFailed when the disk refuses.)
+            Stopping: the spool was closed.
+        """
+        self._reserve(len(payload))
+        received_at_us = time.time_ns() // 1000
+        row = (signal.value, items, len(payload), received_at_us, payload)
+
+        def write(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute(
+                "INSERT INTO requests (signal, items, bytes, received_at_us, payload) VALUES (?, ?, ?, ?, ?)", row
+            )
+            _count_received(connection, signal, items)
+            return int(cursor.lastrowid or 0)
+
+        future: Future[int] = Future()
+        future.add_done_callback(lambda done: self._appended(done, signal, len(payload)))
+        self._submit(write, len(payload), future)
+        return future
+
+    def count(self, signal: Signal, items: int) -> None:
+        """Counts items that are received and not kept (logs)."""
+        self._now(lambda connection: _count_received(connection, signal, items))
+
+    def compose(self, batch: Batch) -> None:
+        """Makes the composition of an insert durable, before it starts."""
+        self._now(lambda connection: _insert_batch(connection, batch))
+
+    def split(self, batch: Batch, parts: Sequence[Batch]) -> None:
+        """Replaces a batch by others with the same requests."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM batches WHERE batch_id = ?", (batch.batch_id,))
+            for part in parts:
+                _insert_batch(connection, part)
+
+        self._now(write)
+
+    def forget(self, batch: Batch) -> None:
+        """Drops a batch and its requests: the store has them."""
+
+        def write(connection: sqlite3.Connection) -> int:
+            where = (batch.signal.value, batch.first_id, batch.last_id)
+            (size,) = connection.execute(
+                "SELECT coalesce(sum(bytes), 0) FROM requests WHERE signal = ? AND id BETWEEN ? AND ?", where
+            ).fetchone()
+            connection.execute("DELETE FROM requests WHERE signal = ? AND id BETWEEN ? AND ?", where)
+            connection.execute("DELETE FROM batches WHERE batch_id = ?", (batch.batch_id,))
+            return int(size)
+
+        self._release(self._now(write))
+
+    def batches(self) -> list[Batch]:
+        """Batches that were composed and not forgotten, oldest first."""
+        found = self._read("SELECT batch_id, signal, first_id, last_id, fields FROM batches ORDER BY first_id")
+        return [Batch(batch_id, Signal(signal), first, last, fields) for batch_id, signal, first, last, fields in found]
+
+    def payloads(self, batch: Batch) -> list[tuple[bytes, int]]:
+        """(payload, receive time in microseconds since 1970) of each request of a batch, in order."""
+        return self._read(
+            "SELECT payload, received_at_us FROM requests WHERE signal = ? AND id BETWEEN ? AND ? ORDER BY id",
+            (batch.signal.value, batch.first_id, batch.last_id),
+        )
+
+    def request_ids(self, batch: Batch) -> list[tuple[int, int]]:
+        """(id, items) of each request of a batch, in order."""
+        return self._read(
+            "SELECT id, items FROM requests WHERE signal = ? AND id BETWEEN ? AND ? ORDER BY id",
+            (batch.signal.value, batch.first_id, batch.last_id),
+        )
+
+    def received(self) -> dict[Signal, int]:
+        """Items acknowledged since the spool exists, by signal."""
+        return {Signal(signal): items for signal, items in self._read("SELECT signal, items FROM received")}
+
+    def is_empty(self) -> bool:
+        """Whether the store has everything that was acknowledged."""
+        return not self._read("SELECT 1 FROM requests LIMIT 1")
+
+    def close(self) -> None:
+        """Finishes what is being written and closes the file."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._writes.put(None)
+        self._writer.join()
+        self._writer_connection.close()
+        self._reader.close()
+
+    def _identify(self) -> str:
+        row = self._writer_connection.execute("SELECT receiver FROM identity").fetchone()
+        if row is None:
+            row = (str(uuid.uuid4()),)
+            self._writer_connection.execute("INSERT INTO identity VALUES (?)", row)
+        return str(row[0])
+
+    def _load(self) -> None:
+        """Takes up what an earlier process left."""
+        composed = {(batch.signal, number) for batch in self.batches() for number, _ in self.request_ids(batch)}
+        for number, signal, size in self._read("SELECT id, signal, bytes FROM requests ORDER BY id"):
+            self._bytes += size
+            if (Signal(signal), number) not in composed:
+                self.waiting.append(Waiting(number, Signal(signal), size, time.monotonic()))
+
+    def _reserve(self, size: int) -> None:
+        with self._lock:
+            if self._bytes + size > self._bytes_max:
+                raise SpoolFull(
+                    f"{self._bytes} bytes wait for the store, the limit is {self._bytes_max} (OTEL_CREDITS_SPOOL_BYTES_MAX)",
+                    self._retry_delay_s,
+                )
+            self._bytes += size
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self._bytes -= size
+
+    def _appended(self, done: "Future[int]", signal: Signal, size: int) -> None:
+        if done.exception() is not None:
+            self._release(size)
+            return
+        with self.arrived:
+            self.waiting.append(Waiting(done.result(), signal, size, time.monotonic()))
+            self.arrived.notify()
+
+    def _submit(self, write: _Write, size: int, future: "Future[Any]") -> None:
+        with self._lock:
+            if not self._stopping:
+                self._writes.put((write, size, future))
+                return
+        future.set_exception(Stopping("the aggregator is stopping", self._retry_delay_s))
+
+    def _now(self, write: _Write) -> Any:
+        future: Future[Any] = Future()
+        self._submit(write, 0, future)
+        return future.result()
+
+    def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        with self._lock:
+            return self._reader.execute(sql, parameters).fetchall()
+
+    def _write_forever(self) -> None:
+        while (first := self._writes.get()) is not None:
+            group = [first]
+            size = first[1]
+            stop = False
+            while size < _COMMIT_BYTES_MAX and not self._writes.empty():
+                following = self._writes.get()
+                if following is None:
+                    stop = True
+                    break
+                group.append(following)
+                size += following[1]
+            self._commit(group)
+            if stop:
+                return
+
+    def _commit(self, group: list[tuple[_Write, int, "Future[Any]"]]) -> None:
+        connection = self._writer_connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results = [write(connection) for write, _, _ in group]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(connection)
+            self._fail(group, error)
+            return
+        for (_, _, future), result in zip(group, results, strict=True):
+            future.set_result(result)
+
+    def _fail(self, group: list[tuple[_Write, int, "Future[Any]"]], error: sqlite3.Error) -> None:
+        refusal = SpoolFailed(f"the spool could not be written: {error}", self._retry_delay_s)
+        for _, _, future in group:
+            future.set_exception(refusal)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+def _count_received(connection: sqlite3.Connection, signal: Signal, items: int) -> None:
+    connection.execute(
+        "INSERT INTO received VALUES (?, 1, ?) ON CONFLICT (signal) DO UPDATE SET requests = requests + 1, items = items + excluded.items",
+        (signal.value, items),
+    )
+
+
+def _insert_batch(connection: sqlite3.Connection, batch: Batch) -> None:
+    connection.execute(
+        "INSERT INTO batches VALUES (?, ?, ?, ?, ?)",
+        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields),
+    )
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
