@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS usages
     model String,
     price_model String COMMENT 'model without the date of its snapshot',
     price_time DateTime64(6, 'UTC') COMMENT 'the last date at or before the usage at which any price changed',
+    price_key String COMMENT 'action, model and price_time: what a price is looked up by, with the unit',
     units Map(String, Decimal(38, 12)),
     amount Nullable(Decimal(38, 12)) COMMENT 'the charge, if the app set it',
     input_tokens UInt64,
@@ -75,14 +76,15 @@ SELECT
         kind = 'int_value', toString(int),
         kind = 'double_value', toString(dbl),
         kind = 'bool_value', if(bln, 'true', 'false'),
-        kind = 'array_value', arrayStringConcat(arrayMap(item -> multiIf(
-            item.value = 'string_value', item.string_value,
-            item.value = 'int_value', toString(item.int_value),
-            item.value = 'double_value', toString(item.double_value),
-            item.value = 'bool_value', if(item.bool_value, 'true', 'false'), ''), lst), ','),
+        -- A list of one short string is that string (tag and length twice, then the text); any other list is no value, yet
+        -- not nothing: a NUL stands for it.
+        kind = 'array_value', multiIf(
+            lst = '', '',
+            length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
+            '\0'),
         ''),
         kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
-        s.attributes.value.bool_value, s.attributes.value.array_value.values)) AS attributes,
+        s.attributes.value.bool_value, s.attributes.value.array_value)) AS attributes,
     arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
     if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect
 FROM
@@ -185,19 +187,19 @@ SELECT
         identity = 'key', sipHash128('key', idempotency_key),
         identity = 'response', sipHash128('response', response_id),
         identity = 'point', sipHash128('point', candidate.series, candidate.start_time_unix_nano, candidate.end_time_unix_nano),
-        reason IN ('invalid_trace_id', 'invalid_span_id'), sipHash128('odd', candidate.trace_id, candidate.span_id, candidate.name, candidate.end_time_unix_nano, mapValues(attributes)),
-        sipHash128('span', candidate.trace_id, candidate.span_id))) AS event_id,
+        sipHash128('span', candidate.trace_id, candidate.span_id, odd_id))) AS event_id,
     toDateTime(created_at) AS second,
-    if(identity = 'key', cityHash64(user_id, action_type, amount_text != '', amount, mapKeys(mapSort(units)), mapValues(mapSort(units))), 0) AS fingerprint,
+    if(identity = 'key', cityHash64(user_id, action_type, has_amount, stated_amount, mapSort(units)), 0) AS fingerprint,
     created_at,
     user_id,
     attributes['user.email'] AS user_email,
     action_type,
     model,
     replaceRegexpOne(model, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '') AS price_model,
-    arrayLast(changed_at -> changed_at <= created_at, price_changes) AS price_time,
+    price_time,
+    concat(action_type, '\0', model, '\0', toString(toUnixTimestamp64Micro(price_time)), '\0') AS price_key,
     units,
-    if(amount_text = '', NULL, amount) AS amount,
+    if(has_amount, stated_amount, NULL) AS amount,
     input_tokens,
     tokens[2] AS output_tokens,
     reason,
@@ -208,37 +210,36 @@ FROM
     SELECT
         *,
         if(time_unusable, received_at, fromUnixTimestamp64Micro(toInt64(intDiv(candidate.end_time_unix_nano, 1000)), 'UTC')) AS created_at,
-        if(empty(sent_units) AND amount_text = '', map('call', toDecimal128(1, 12)), sent_units) AS units,
+        arrayLast(changed_at -> changed_at <= created_at, price_changes) AS price_time,
+        if(empty(sent_units) AND NOT has_amount, map('call', toDecimal128(1, 12)), sent_units) AS units,
         toUInt64(if(cache_apart, uncached + tokens[3] + tokens[4], tokens[1])) AS input_tokens,
         multiIf(
             NOT explicit AND NOT automatic, 'not_usage',
             candidate.defect != '', toString(candidate.defect),
-            signal = 'span' AND (length(candidate.trace_id) != 16 OR candidate.trace_id = unhex('00000000000000000000000000000000')), 'invalid_trace_id',
-            signal = 'span' AND (length(candidate.span_id) != 8 OR candidate.span_id = unhex('0000000000000000')), 'invalid_span_id',
+            trace_id_wrong, 'invalid_trace_id',
+            span_id_wrong, 'invalid_span_id',
             candidate.end_time_unix_nano = 0, 'time_missing',
             time_unusable, 'time_out_of_range',
             action_type = '', 'no_action_type',
             user_id = '', 'no_user',
             greatest(length(user_id), length(action_type), length(model), length(idempotency_key), length(response_id)) > 512, 'name_too_long',
-            wrong_number = '', '',
-            NOT match(wrong_number, '^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?$'), 'not_a_number',
+            wrong AND NOT match(wrong_number, '^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?$'), 'not_a_number',
             startsWith(wrong_number, '-'), 'negative_number',
             toFloat64OrZero(wrong_number) > 1e12, 'number_out_of_range',
-            'number_not_exact') AS fault,
-        multiIf(
-            fault != '', fault,
+            wrong, 'number_not_exact',
             uncached < 0, 'tokens_inconsistent',
             usage_unknown, 'usage_unknown',
-            NOT automatic, '',
-            NOT has(known_scopes, candidate.scope_name), 'unknown_convention',
-            token_texts[1] = '' OR (token_texts[2] = '' AND operation != 'embeddings'), 'usage_unknown',
-            operation = 'chat' AND NOT finished, 'usage_unknown',
+            automatic AND NOT has(known_scopes, candidate.scope_name), 'unknown_convention',
+            automatic AND (token_texts[1] = '' OR (token_texts[2] = '' AND operation != 'embeddings')), 'usage_unknown',
+            automatic AND operation = 'chat' AND NOT finished, 'usage_unknown',
             '') AS reason
     FROM
     (
         SELECT
             *,
             NOT explicit AND inference AND candidate.charge_genai AS automatic,
+            -- Spans without a valid id are told apart by what else they have, for who looks through the quarantine.
+            if(trace_id_wrong OR span_id_wrong, concat(candidate.name, toString(candidate.end_time_unix_nano)), '') AS odd_id,
             if(explicit, 0, 1099511627776) + candidate.position AS preference,
             if(named_user != '', named_user, candidate.default_user) AS user_id,
             multiIf(idempotency_key != '', 'key', candidate.charge_genai AND response_id != '', 'response', toString(signal)) AS identity,
@@ -252,7 +253,8 @@ FROM
                     'cache_write_token', toDecimal128(toInt64(tokens[4]) - (tokens[4] = 0), 12),
                     'reasoning_token', toDecimal128(toInt64(tokens[5]) - (tokens[5] = 0), 12))),
                 mapFromArrays(arrayMap(key -> substring(key, 15), stated_keys), stated_numbers)) AS sent_units,
-            amount_numbers[1] AS amount,
+            amount_numbers[1] AS stated_amount,
+            notEmpty(wrong_tokens) OR notEmpty(wrong_numbers) AS wrong,
             concat(wrong_tokens[1], wrong_numbers[1]) AS wrong_number
         FROM
         (
@@ -296,7 +298,7 @@ FROM
                     if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']) AS model,
                     -- Who pays: the first attribute of the list that the span has.
                     if(empty(user_attributes), ['credits.user_id', 'user.id', 'enduser.id'], user_attributes) AS payers,
-                    arrayFirst(value -> value != '', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
+                    arrayFirst(value -> value != '' AND value != '\0', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
                         attributes[payers[5]], attributes[payers[6]], attributes[payers[7]], attributes[payers[8]]]) AS named_user,
                     [
                         attributes['gen_ai.usage.input_tokens'],
@@ -306,10 +308,13 @@ FROM
                             attributes['gen_ai.usage.cache_creation.input_tokens']),
                         attributes['gen_ai.usage.reasoning.output_tokens']
                     ] AS token_texts,
+                    signal = 'span' AND (length(trace_id) != 16 OR trace_id = unhex('00000000000000000000000000000000')) AS trace_id_wrong,
+                    signal = 'span' AND (length(span_id) != 8 OR span_id = unhex('0000000000000000')) AS span_id_wrong,
                     has(exclusive_scopes, scope_name) AS cache_apart,
                     arrayFilter(key -> startsWith(key, 'credits.units.'), mapKeys(attributes)) AS stated_keys,
                     arrayFilter((value, key) -> startsWith(key, 'credits.units.'), mapValues(attributes), mapKeys(attributes)) AS stated_texts,
                     attributes['credits.amount'] AS amount_text,
+                    mapContains(attributes, 'credits.amount') AS has_amount,
                     if(mapContains(attributes, 'credits.amount'), arrayPushBack(stated_keys, 'credits.amount'), stated_keys) AS number_keys,
                     if(mapContains(attributes, 'credits.amount'), arrayPushBack(stated_texts, amount_text), stated_texts) AS number_texts,
                     attributes['credits.usage_unknown'] = 'true' AS usage_unknown,
@@ -332,12 +337,12 @@ WITH
         FROM
         (
             SELECT
-                concat(w.action_type, '\0', w.model, '\0', w.unit, '\0', toString(w.price_time)) AS lookup,
+                concat(w.price_key, w.unit) AS lookup,
                 toString(argMax(p.credits_per_unit, (p.effective_from <= w.price_time, p.action_type = w.action_type,
                     multiIf(p.model = w.model, 2, p.model = w.price_model, 1, 0), p.effective_from, p.created_at))) AS price
             FROM
             (
-                SELECT DISTINCT action_type, model, price_model, price_time, arrayJoin(mapKeys(units)) AS unit
+                SELECT DISTINCT price_key, action_type, model, price_model, price_time, arrayJoin(mapKeys(units)) AS unit
                 FROM usages WHERE reason = '' AND isNull(amount)
             ) AS w
             INNER JOIN
@@ -350,7 +355,7 @@ WITH
             GROUP BY lookup
         )
     ) AS book,
-    arrayMap(unit -> if(isNull(amount), transform(concat(action_type, '\0', model, '\0', unit, '\0', toString(price_time)), book.1, book.2, ''), ''),
+    arrayMap(unit -> if(isNull(amount), transform(concat(price_key, unit), book.1, book.2, ''), ''),
         mapKeys(units)) AS price_texts,
     arrayMap(text -> ifNull(toDecimal128OrNull(text, 12), toDecimal128(0, 12)), price_texts) AS unit_prices,
     arrayExists((text, unit, quantity) -> text = '' AND quantity != 0 AND unit != 'reasoning_token', price_texts, mapKeys(units), mapValues(units)) AS some_unpriced,
