@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS credit_usage_events
 )
 ENGINE = MergeTree
 ORDER BY (user_id, created_at, event_id)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- Identities that carry their own time are found by it: a copy of a span ends in the same second as the span.
 CREATE TABLE IF NOT EXISTS event_ids_by_second
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS event_ids_by_second
 )
 ENGINE = MergeTree
 ORDER BY (second, event_id)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- Identities that may come back at any time: idempotency keys and response ids. Small granules and small compressed
 -- blocks, because each look-up is for one random id (measured: 10 times faster at 40 million ids).
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS event_ids_by_key
 )
 ENGINE = MergeTree
 ORDER BY event_id
-SETTINGS non_replicated_deduplication_window = 1000, index_granularity = 128,
+SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
     min_compress_block_size = 2048, max_compress_block_size = 4096;
 
 CREATE TABLE IF NOT EXISTS credit_grants
@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS credit_grants
 )
 ENGINE = MergeTree
 ORDER BY (user_id, created_at, grant_id)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- Running totals, one row a user and month after merging.
 CREATE TABLE IF NOT EXISTS user_month_totals
@@ -78,7 +78,7 @@ CREATE TABLE IF NOT EXISTS user_month_totals
 )
 ENGINE = SummingMergeTree((granted, consumed, events))
 ORDER BY (user_id, month)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 CREATE TABLE IF NOT EXISTS usage_month_totals
 (
@@ -93,7 +93,7 @@ CREATE TABLE IF NOT EXISTS usage_month_totals
 )
 ENGINE = SummingMergeTree((events, input_tokens, output_tokens, credits_consumed))
 ORDER BY (user_id, month, action_type, model)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- What could not be charged, with the reason and all that is needed to charge it later.
 CREATE TABLE IF NOT EXISTS credit_quarantine
@@ -131,7 +131,7 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
 )
 ENGINE = MergeTree
 ORDER BY (received_at, event_id)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- What became of every span and data point: charged, duplicate, not_usage, quarantined.
 CREATE TABLE IF NOT EXISTS ingest_outcomes
@@ -144,7 +144,7 @@ CREATE TABLE IF NOT EXISTS ingest_outcomes
 )
 ENGINE = SummingMergeTree(items)
 ORDER BY (receiver, signal, outcome, reason)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;
 
 -- What is known of users; the newest non-empty value of each column counts (view users).
 CREATE TABLE IF NOT EXISTS user_profiles
@@ -156,4 +156,4 @@ CREATE TABLE IF NOT EXISTS user_profiles
 )
 ENGINE = MergeTree
 ORDER BY (id, updated_at)
-SETTINGS non_replicated_deduplication_window = 1000;
+SETTINGS non_replicated_deduplication_window = 10000;

@@ -262,13 +262,16 @@ FROM
                 *,
                 -- Numbers that are safe to compute with; the ones that are not are listed as wrong.
                 arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
-                arrayFilter(text -> text != '' AND ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000, token_texts) AS wrong_tokens,
+                arrayFilter((text, key) -> ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000 AND key IN ('gen_ai.usage.input_tokens',
+                        'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
+                        'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
+                    mapValues(attributes), mapKeys(attributes)) AS wrong_tokens,
                 -- 50 decimals are read, 12 are kept: a text that needs more is refused, a binary float is rounded (half to
                 -- even), since its shortest decimal form is what the app meant.
                 arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), stated_texts) AS stated_numbers,
                 arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), [amount_text]) AS amount_numbers,
-                arrayFilter((text, key) -> isNull(toDecimal256OrNull(text, 50)) OR length(text) > 40 OR startsWith(text, '-')
-                        OR toDecimal256OrZero(text, 50) > 1000000000000000
+                arrayFilter((text, key) -> length(text) > 40 OR NOT match(text, '^[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?$')
+                        OR ifNull(toDecimal256OrNull(text, 50), -1) < 0 OR toDecimal256OrZero(text, 50) > 1000000000000000
                         OR (NOT has(candidate.double_keys, key) AND (
                             toDecimal256OrZero(text, 50) != roundBankers(toDecimal256OrZero(text, 50), 12)
                             OR (toDecimal256OrZero(text, 50) = 0 AND match(text, '^[^eE]*[1-9]')))),
