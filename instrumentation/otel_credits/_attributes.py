@@ -1,0 +1,49 @@
+"""Every attribute, header and metric name that the library writes or reads. No other file spells one out.
+
+The `credits.*` names are the semantic conventions of this project (docs/semantic-conventions.md); the `gen_ai.*`
+names are OpenTelemetry's GenAI conventions.
+"""
+
+from typing import Final
+
+ACTION_TYPE: Final = "credits.action_type"
+USER_ID: Final = "user.id"
+# Wins over `user.id` in the aggregator. Written on the app's own spans, where a client's baggage may have set the
+# other one.
+CREDITS_USER_ID: Final = "credits.user_id"
+AMOUNT: Final = "credits.amount"
+IDEMPOTENCY_KEY: Final = "credits.idempotency_key"
+DESCRIPTION: Final = "credits.description"
+RESOURCE_ID: Final = "credits.resource_id"
+RESOURCE_TYPE: Final = "credits.resource_type"
+METADATA_PREFIX: Final = "credits.metadata."
+# The action happened, and nobody said how much was used: the aggregator quarantines it instead of charging nothing.
+USAGE_UNKNOWN: Final = "credits.usage_unknown"
+
+# How a stream ended (`completed`, `aborted`), and whether its output count is the provider's last word.
+METADATA_STREAM: Final = METADATA_PREFIX + "stream"
+METADATA_ESTIMATED: Final = METADATA_PREFIX + "estimated"
+METADATA_WEB_SEARCHES: Final = METADATA_PREFIX + "web_search_requests"
+
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+CACHE_READ_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+REASONING_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+RESPONSE_ID: Final = "gen_ai.response.id"
+PROVIDER_NAME: Final = "gen_ai.provider.name"
+
+# A span with an attribute of one of these families may be an LLM call (`OTEL_CREDITS_CHARGE_GENAI=on`).
+GENAI_PREFIXES: Final = ("gen_ai.", "llm.")
+OPENINFERENCE_KIND: Final = "openinference.span.kind"
+
+# The user as a W3C baggage member, and the Celery message header of our own that carries it (see _baggage.py).
+BAGGAGE_USER: Final = "credits.user_id"
+CELERY_HEADER: Final = "credits_baggage"
+
+COUNTER_RECORDED: Final = "credits.client.recorded"
+COUNTER_EXPORTED: Final = "credits.client.exported"
+COUNTER_FAILED: Final = "credits.client.failed"
+FAILED_REASON: Final = "credits.client.reason"

@@ -1,0 +1,162 @@
+"""Who is being served, for the code underneath: the usage context.
+
+It lives in OpenTelemetry's Context under a key of its own, not in baggage. Baggage of a request is written by whoever
+sent the request, and is sent on to every host that the app calls; a payer may be neither chosen by a client nor told
+to a third party. Where the user has to cross a process (a Celery task), the integration for it carries the user over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry import baggage
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+
+from otel_credits._amounts import BadArgument, UserId, user_text
+from otel_credits._attributes import BAGGAGE_USER
+from otel_credits._guard import note_fault
+
+_trust_baggage = False
+_KEY = context_api.create_key("otel_credits.usage")
+
+
+class UsageContext:
+    """The user and the defaults for usages in one scope (a request, a task, a `with` block).
+
+    The object is shared by everything under it and its user may be set late: a dependency that runs in another
+    thread or under a copied context cannot change the context of the endpoint, but it can fill in this object.
+    """
+
+    __slots__ = ("_resolve", "_user", "action_type", "description", "metadata", "resource_id", "resource_type")
+
+    def __init__(
+        self,
+        *,
+        user: str | None = None,
+        resolve: Callable[[], Any] | None = None,
+        action_type: str | None = None,
+        description: str | None = None,
+        resource_id: object = None,
+        resource_type: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._user = user
+        self._resolve = resolve
+        self.action_type = action_type
+        self.description = description
+        self.resource_id = resource_id
+        self.resource_type = resource_type
+        self.metadata = metadata
+
+    @property
+    def user(self) -> str | None:
+        """The user as text. The resolver is asked until it knows one."""
+        if self._user is None and self._resolve is not None:
+            self._user = _resolved(self._resolve)
+        return self._user
+
+    def set_user(self, user_id: UserId) -> None:
+        """Set the user.
+
+        Raises:
+            BadArgument: `user_id` is not a UUID, str or int.
+        """
+        self._user = user_text(user_id)
+
+
+def _resolved(resolve: Callable[[], Any]) -> str | None:
+    try:
+        user = resolve()
+        return None if user is None else user_text(user)
+    except Exception as error:
+        note_fault("user resolver", error)
+        return None
+
+
+def current_usage(context: Context | None = None) -> UsageContext | None:
+    """The innermost usage context, if there is one."""
+    found = context_api.get_value(_KEY, context)
+    return found if isinstance(found, UsageContext) else None
+
+
+def trust_inbound_baggage(trust: bool) -> None:
+    """Let the baggage that a request came with say who the user is. Off unless the senders are ours."""
+    global _trust_baggage
+    _trust_baggage = trust
+
+
+def current_user(context: Context | None = None) -> str | None:
+    """The user of the innermost usage context; if baggage is trusted, else the one that came with the request."""
+    usage = current_usage(context)
+    user = None if usage is None else usage.user
+    if user is None and _trust_baggage:
+        inbound = baggage.get_baggage(BAGGAGE_USER, context)
+        return str(inbound) if inbound else None
+    return user
+
+
+def with_usage(usage: UsageContext, context: Context | None = None) -> Context:
+    """A context in which `usage` is the innermost usage context."""
+    return context_api.set_value(_KEY, usage, context)
+
+
+@contextmanager
+def usage_context(
+    user_id: UserId | None = None,
+    *,
+    action_type: str | None = None,
+    description: str | None = None,
+    resource_id: object = None,
+    resource_type: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[UsageContext]:
+    """Within the block, usages that do not say otherwise belong to `user_id` (and have these other defaults).
+
+    It also names the user on the spans that start in the block (`user.id`, `credits.user_id`), so that LLM spans of
+    any instrumentation know who pays. What is left out is inherited from the usage context around it. Works in sync
+    and async code.
+    """
+    outer = current_usage()
+    usage = UsageContext(
+        user=_user_or_none(user_id),
+        resolve=(lambda: outer.user) if outer is not None and user_id is None else None,
+        action_type=action_type or (outer.action_type if outer else None),
+        description=description or (outer.description if outer else None),
+        resource_id=resource_id if resource_id is not None else (outer.resource_id if outer else None),
+        resource_type=resource_type or (outer.resource_type if outer else None),
+        metadata={**(outer.metadata or {} if outer else {}), **(metadata or {})} or None,
+    )
+    token = context_api.attach(with_usage(usage))
+    try:
+        yield usage
+    finally:
+        context_api.detach(token)
+
+
+def _user_or_none(user_id: UserId | None) -> str | None:
+    try:
+        return None if user_id is None else user_text(user_id)
+    except BadArgument as error:
+        note_fault("usage_context", error)
+        return None
+
+
+def set_user(user_id: UserId) -> None:
+    """Say who the user of the current request, task or `usage_context` is, as soon as it is known.
+
+    For a FastAPI dependency that authenticates: what it sets is seen by the endpoint and by everything under it. It
+    does nothing where there is no usage context.
+    """
+    usage = current_usage()
+    if usage is None:
+        note_fault(
+            "set_user", RuntimeError("there is no usage context here; use usage_context() or instrument_fastapi()")
+        )
+        return
+    try:
+        usage.set_user(user_id)
+    except BadArgument as error:
+        note_fault("set_user", error)

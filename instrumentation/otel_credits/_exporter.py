@@ -1,0 +1,190 @@
+"""The export thread: takes batches from the queue, sends them, and keeps them until they are acknowledged.
+
+A batch stays at the head of the queue, in order and with the same span ids, until the receiver has acknowledged it or
+has refused it for good; the wait between two attempts doubles up to a limit. What is given up is counted and logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_credits._guard import say_once
+from otel_credits._queue import REJECTED, UsageQueue
+from otel_credits._senders import Answer, Sender, SenderFactory, Verdict
+from otel_credits._settings import Settings
+
+logger = logging.getLogger("otel_credits")
+
+# How often an answer that OTLP calls final, but that speaks of the server, is asked again before it is believed.
+_UNCLEAR_ATTEMPTS_MAX = 8
+_RETRY_AFTER_MAX_S = 60.0
+_LOG_EVERY_S = 30.0
+
+# Connections of a parent process. A forked child keeps them untouched: to close one would be to speak on it.
+_left_to_the_parent: list[Sender | None] = []
+
+
+class ExportThread:
+    """Sends what is in `queue`. Started with the first usage, and again in a forked child."""
+
+    def __init__(self, queue: UsageQueue, factory: SenderFactory, settings: Settings) -> None:
+        self._queue = queue
+        self._factory = factory
+        self._settings = settings
+        self._sender: Sender | None = None
+        self._thread: threading.Thread | None = None
+        self._start_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._idle_until = 0.0
+        self._attempts = 0
+        self._last_failure_logged = 0.0
+        self._hurry = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the thread runs in this process."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        with self._start_lock:
+            if self._thread is not None or self._stopping:
+                return
+            thread = threading.Thread(target=self._run, name="otel-credits-export", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the process has no threads left, or the interpreter is ending
+                say_once("no thread", logging.ERROR, "credits: usage waits, as no thread can be started: %s", error)
+                return
+            self._thread = thread
+
+    def wake(self) -> None:
+        """There is a full batch: do not wait for the interval."""
+        self._wake.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything recorded before this call is acknowledged or given up; False at the timeout."""
+        deadline = time.monotonic() + timeout_s
+        queue = self._queue
+        with queue.state:
+            target = queue.entered()
+            if queue.done() >= target:
+                return True
+            self.start()
+            self._hurry = True
+            self._wake.set()
+            return queue.state.wait_for(lambda: queue.done() >= target, max(0.0, deadline - time.monotonic()))
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread. What waits stays in the queue."""
+        self._stopping = True
+        self._wake.set()
+        sender, thread = self._sender, self._thread
+        self._sender = None
+        if sender is not None:
+            _close(sender)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: the thread and the connection stayed with the parent."""
+        _left_to_the_parent.append(self._sender)
+        self.__init__(self._queue, self._factory, self._settings)  # type: ignore[misc]
+
+    def _run(self) -> None:
+        token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            while not self._stopping:
+                self._wake.wait(self._pause_s())
+                self._wake.clear()
+                self._round()
+        finally:
+            detach(token)
+
+    def _pause_s(self) -> float:
+        """Until the next look: the interval, or what is left of the wait after a failure."""
+        return max(self._settings.export_interval_s, self._idle_until - time.monotonic())
+
+    def _round(self) -> None:
+        """Send until nothing is left, or until an attempt failed."""
+        hurry, self._hurry = self._hurry, False
+        try:
+            self._queue.take_over()
+            if not hurry and time.monotonic() < self._idle_until:
+                return
+            while not self._stopping and self._send_one():
+                self._queue.take_over()
+        except Exception:
+            # Nothing here is expected to raise. The thread must outlive what is unexpected: it is asked again later.
+            logger.exception("credits: the export thread met an unexpected error; it goes on")
+            self._back_off(Answer(Verdict.RETRY))
+
+    def _send_one(self) -> bool:
+        """Send the oldest batch. False: there is nothing to send, or a wait comes first."""
+        batch = self._queue.batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
+        return bool(batch) and self._deliver(batch)
+
+    def _deliver(self, batch: Sequence[ReadableSpan]) -> bool:
+        """One attempt with `batch`, which is the head of the queue. False: it is still there, and waits."""
+        answer = self._attempt(batch)
+        if self._stopping:  # the queue may have another owner already
+            return False
+        unclear_for_long = answer.verdict is Verdict.UNCLEAR and self._attempts + 1 >= _UNCLEAR_ATTEMPTS_MAX
+        if answer.verdict in (Verdict.RETRY, Verdict.UNCLEAR) and not unclear_for_long:
+            self._back_off(answer)
+            return False
+        self._attempts = 0
+        if answer.verdict is Verdict.REFUSED_DATA and len(batch) > 1:
+            # Something in the batch is bad. Its neighbours shall be charged: it is found by sending halves.
+            half = len(batch) // 2
+            return self._deliver(batch[:half]) and self._deliver(batch[half:])
+        self._settle(len(batch), answer)
+        return True
+
+    def _attempt(self, batch: Sequence[ReadableSpan]) -> Answer:
+        try:
+            sender = self._sender = self._sender or self._factory()
+        except Exception as error:
+            return Answer(Verdict.RETRY, f"no exporter: {error!r}")
+        return sender.send(batch, self._settings.export_timeout_s)
+
+    def _settle(self, count: int, answer: Answer) -> None:
+        """The receiver has had its last word on the `count` oldest usages."""
+        delivered = answer.verdict is Verdict.DELIVERED
+        rejected = min(answer.rejected, count) if delivered else count
+        if rejected:
+            logger.error("credits: %d usages were refused for good and are not charged: %s", rejected, answer.detail)
+        elif answer.detail:
+            logger.warning("credits: the receiver says: %s", answer.detail)
+        if count > rejected and logger.isEnabledFor(logging.DEBUG):
+            logger.debug("credits: exported %d usages", count - rejected)
+        self._queue.settle(count, rejected, REJECTED)
+
+    def _back_off(self, answer: Answer) -> None:
+        """Wait before the next attempt: doubling, with jitter, or as long as the receiver asks for."""
+        doubled = self._settings.retry_initial_s * 2 ** min(self._attempts, 30)
+        wait_s = min(doubled, self._settings.retry_max_s) * random.uniform(0.8, 1.2)
+        if answer.retry_after_s is not None:
+            wait_s = min(answer.retry_after_s, _RETRY_AFTER_MAX_S)
+        self._attempts += 1
+        now = time.monotonic()
+        self._idle_until = now + wait_s
+        if now - self._last_failure_logged >= _LOG_EVERY_S or self._last_failure_logged == 0.0:
+            self._last_failure_logged = now
+            waiting = self._queue.stats().waiting
+            logger.warning("credits: %d usages wait, as they cannot be sent now: %s", waiting, answer.detail)
+
+
+def _close(sender: Sender) -> None:
+    try:
+        sender.close()
+    except Exception:
+        logger.debug("credits: closing the exporter failed", exc_info=True)

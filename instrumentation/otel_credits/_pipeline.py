@@ -1,0 +1,147 @@
+"""From a usage's attributes to its delivery: record, flush, shut down, fork.
+
+There is one `Pipeline` for the life of a process. Its queue and its counts survive a second `configure()`, so that
+nothing that waits is lost when the endpoint changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing import util as multiprocessing_util
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_credits._amounts import AttributeValue
+from otel_credits._attributes import ACTION_TYPE
+from otel_credits._exporter import ExportThread
+from otel_credits._guard import report_dropped
+from otel_credits._processor import CreditsSpanProcessor
+from otel_credits._provider import ProviderHook
+from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, UsageQueue, estimated_bytes
+from otel_credits._senders import SenderFactory
+from otel_credits._settings import Settings
+from otel_credits._usage import usage_span
+
+logger = logging.getLogger("otel_credits")
+
+_REFUSED_LOG_EVERY_S = 30.0
+
+# What has to be recorded before the end (streams that are still open).
+before_shutdown: list[Callable[[], None]] = []
+
+
+class Pipeline:
+    """Records usages and sees to their delivery."""
+
+    def __init__(self, settings: Settings, factory: SenderFactory) -> None:
+        self.settings = settings
+        self.queue = UsageQueue(spans_max=settings.queue_spans_max, bytes_max=settings.queue_bytes_max)
+        self.thread = ExportThread(self.queue, factory, settings)
+        self._resource: Resource | None = None
+        self._hook: ProviderHook | None = None
+        self._refused_logged_at = 0.0
+        self._lost_reported = 0
+
+    def change(self, settings: Settings, factory: SenderFactory) -> None:
+        """Go on with other settings. What waits is sent by the new ones."""
+        self.thread.stop(timeout_s=1.0)
+        self.settings = settings
+        self.queue.spans_max, self.queue.bytes_max = settings.queue_spans_max, settings.queue_bytes_max
+        self.queue.closed = False
+        self._resource = None
+        self.thread = ExportThread(self.queue, factory, settings)
+        if self.queue.stats().waiting:
+            self.thread.start()
+
+    def watch_spans(self, accept: Callable[[ReadableSpan], None]) -> None:
+        """Put the processor on the app's tracer provider. It hands usage spans to `accept`."""
+        if self._hook is None:
+            processor = CreditsSpanProcessor(accept, self.flush, lambda: self.settings.charge_genai)
+            self._hook = ProviderHook(processor, self.forget_resource)
+        self._hook.install()
+
+    def record(self, attributes: dict[str, AttributeValue], parent_context: Context | None = None) -> None:
+        """Record a usage with these attributes, now. Takes no lock and does not wait."""
+        resource = self._resource or self._find_resource()
+        self._accept(usage_span(attributes, resource, parent_context), attributes)
+
+    def accept_span(self, span: ReadableSpan) -> None:
+        """Record a usage that the app made a span of."""
+        self._accept(span, span.attributes or {})
+
+    def _accept(self, span: ReadableSpan, attributes: Mapping[str, object]) -> None:
+        if not self.queue.put(span, estimated_bytes(attributes)):
+            self._refused()
+            return
+        if not self.thread.started:
+            self._start()
+        elif self.queue.inbox_length() == self.settings.batch_spans_max:
+            self.thread.wake()
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("credits: recorded %s", attributes.get(ACTION_TYPE, span.name))
+
+    def _start(self) -> None:
+        self.thread.start()
+        if multiprocessing.parent_process() is not None:
+            # A process of `multiprocessing` ends without atexit; it runs these instead.
+            multiprocessing_util.Finalize(None, self.shutdown, exitpriority=10)
+
+    def _refused(self) -> None:
+        reason = SHUTDOWN if self.queue.closed else QUEUE_FULL
+        self.queue.count_failed(reason)
+        now = time.monotonic()
+        if now - self._refused_logged_at >= _REFUSED_LOG_EVERY_S or not self._refused_logged_at:
+            self._refused_logged_at = now
+            logger.error("credits: usage is refused and NOT charged (%s); %d so far", reason, self.queue.stats().failed)
+
+    def drop(self, where: str, error: Exception) -> None:
+        """A call that could not be recorded: count it and say so."""
+        self.queue.count_failed(BAD_ARGUMENT if hasattr(error, "argument") else INTERNAL)
+        report_dropped(where, error)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether everything recorded so far is acknowledged, after at most `timeout_s`."""
+        settled = self.thread.flush(timeout_s)
+        with self.queue.state:
+            lost, self._lost_reported = self.queue.lost() - self._lost_reported, self.queue.lost()
+        return settled and lost == 0
+
+    def shutdown(self, timeout_s: float | None = None) -> bool:
+        """Deliver what waits, then take nothing more. Whether everything was delivered."""
+        if self.queue.closed:
+            return True
+        for finish in before_shutdown:
+            finish()
+        delivered = self.flush(self.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        self.queue.closed = True
+        self.thread.stop(timeout_s=1.0)
+        given_up = self.queue.give_up_waiting(SHUTDOWN)
+        if given_up:
+            logger.error("credits: %d usages were not delivered before the end and are NOT charged", given_up)
+        return delivered and not given_up
+
+    def _find_resource(self) -> Resource:
+        """The resource of the app's tracer provider, so that usage has the same service name; else the standard one."""
+        found = getattr(trace.get_tracer_provider(), "resource", None)
+        resource = found if isinstance(found, Resource) else Resource.create()
+        if self.settings.service_name:
+            resource = resource.merge(Resource({SERVICE_NAME: self.settings.service_name}))
+        self._resource = resource
+        return resource
+
+    def forget_resource(self) -> None:
+        """The app has another tracer provider now: ask it for its resource at the next usage."""
+        self._resource = None
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing of the parent's waits here, and no thread runs."""
+        self.queue.reset_after_fork()
+        self.thread.reset_after_fork()
+        self._resource = None
+        self._lost_reported = 0

@@ -1,0 +1,88 @@
+"""The span processor that watches the app's own spans: it names the user on them and picks out those that are usage.
+
+Usage spans are those with `credits.action_type`; with `OTEL_CREDITS_CHARGE_GENAI=on` also those that may be LLM calls
+(the aggregator decides which of them is). No other span leaves through the credits endpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+
+from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
+from otel_credits._context import current_user
+from otel_credits._guard import say_once
+
+
+class CreditsSpanProcessor(SpanProcessor):
+    """Hands usage spans to `accept`. It is asked on the app's threads, so it neither blocks nor raises."""
+
+    def __init__(
+        self, accept: Callable[[ReadableSpan], None], flush: Callable[[float], bool], charge_genai: Callable[[], bool]
+    ) -> None:
+        self._accept = accept
+        self._flush = flush
+        self._charge_genai = charge_genai
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        try:
+            user = current_user(parent_context)
+            if user is not None:
+                _name_user(span, user)
+        except Exception as error:
+            say_once("span start", logging.ERROR, "credits: a span could not be given its user", exc_info=error)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        try:
+            attributes = span.attributes
+            if attributes and (ACTION_TYPE in attributes or (self._charge_genai() and may_be_llm_call(attributes))):
+                self._accept(_with_user(span))
+        except Exception as error:
+            say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
+
+    def shutdown(self) -> None:
+        self._flush(5.0)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._flush(timeout_millis / 1000)
+
+
+def _name_user(span: Span, user: str) -> None:
+    """Name the user on a span, unless the app has."""
+    present = span.attributes or {}
+    for name in (USER_ID, CREDITS_USER_ID):
+        if name not in present:
+            span.set_attribute(name, user)
+
+
+def may_be_llm_call(attributes: Mapping[str, object]) -> bool:
+    """Whether a span has an attribute of the GenAI or OpenInference conventions."""
+    return OPENINFERENCE_KIND in attributes or any(name.startswith(GENAI_PREFIXES) for name in attributes)
+
+
+def _with_user(span: ReadableSpan) -> ReadableSpan:
+    """The span, with the user of the current context if it lost its own (the SDK drops a span's oldest attributes
+    once it has 128)."""
+    attributes = span.attributes or {}
+    if CREDITS_USER_ID in attributes or USER_ID in attributes:
+        return span
+    user = current_user()
+    if user is None:
+        return span
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes={**attributes, CREDITS_USER_ID: user},
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )

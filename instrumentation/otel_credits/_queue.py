@@ -1,0 +1,165 @@
+"""The bounded queue between the app's threads and the export thread, and the one place where usages are counted.
+
+An app's thread only appends to a deque, which takes no lock. Everything else (taking a batch, counting what became of
+it) is done under `state`, by the export thread and by those who wait for it.
+
+When the queue is full, the newest usage is refused. Dropping the oldest, as the SDK's processor does, would lose
+usage that was accepted as recorded long ago and may already be on its way; refusing is known at once, is logged where
+it happens and is counted. recorded = exported + failed + waiting holds at any time, by construction.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+# What a span weighs beside its text: ids, times, names of attributes, and Python's own overhead.
+_SPAN_BYTES = 1000
+
+
+# Why a usage failed (the attribute of the counter `credits.client.failed`).
+BAD_ARGUMENT = "bad_argument"
+QUEUE_FULL = "queue_full"
+REJECTED = "rejected"
+SHUTDOWN = "shutdown"
+INTERNAL = "internal_error"
+
+
+def estimated_bytes(attributes: Mapping[str, object]) -> int:
+    """Roughly what a usage with these attributes takes in memory and on the wire."""
+    size = _SPAN_BYTES
+    for value in attributes.values():
+        if type(value) is str:
+            size += len(value)
+        elif type(value) is tuple:
+            size += len(str(value))
+    return size
+
+
+@dataclass(slots=True)
+class Stats:
+    """What became of the usages recorded in this process. `recorded` is the sum of the three others."""
+
+    recorded: int = 0
+    exported: int = 0
+    failed: int = 0
+    waiting: int = 0
+    failed_by_reason: dict[str, int] = field(default_factory=dict)
+
+
+class UsageQueue:
+    """Usages that wait to be acknowledged.
+
+    `_inbox` takes what is new; `_held` is what the export thread has taken over, oldest first, and keeps until it is
+    acknowledged or given up.
+    """
+
+    def __init__(self, *, spans_max: int, bytes_max: int) -> None:
+        self.spans_max = spans_max
+        self.bytes_max = bytes_max
+        self.closed = False
+        self.state = threading.Condition(threading.RLock())
+        self._inbox: deque[tuple[ReadableSpan, int]] = deque()
+        # Only an estimate: threads may add to it at the same time and lose an addition. It starts from zero whenever
+        # the inbox is emptied, so an error does not add up.
+        self._inbox_bytes = 0
+        self._held: deque[tuple[ReadableSpan, int]] = deque()
+        self._held_bytes = 0
+        self._done = 0
+        self._exported = 0
+        self._failed: Counter[str] = Counter()
+
+    def put(self, span: ReadableSpan, size_bytes: int) -> bool:
+        """Take a usage. False means that it was refused, because the queue is full or closed."""
+        if (
+            self.closed
+            or len(self._inbox) + len(self._held) >= self.spans_max
+            or self._inbox_bytes + self._held_bytes + size_bytes > self.bytes_max
+        ):
+            return False
+        self._inbox_bytes += size_bytes
+        self._inbox.append((span, size_bytes))
+        return True
+
+    def inbox_length(self) -> int:
+        """How many usages are new since the export thread last looked."""
+        return len(self._inbox)
+
+    def take_over(self) -> None:
+        """Move what is new to what is held. For the export thread."""
+        with self.state:
+            self._inbox_bytes = 0
+            for _ in range(len(self._inbox)):
+                item = self._inbox.popleft()
+                self._held.append(item)
+                self._held_bytes += item[1]
+
+    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan]:
+        """The oldest held usages, as many as fit; at least one if any is held. They stay held."""
+        with self.state:
+            spans: list[ReadableSpan] = []
+            size_bytes = 0
+            for span, span_bytes in islice(self._held, spans_max):
+                if spans and size_bytes + span_bytes > bytes_max:
+                    break
+                spans.append(span)
+                size_bytes += span_bytes
+            return spans
+
+    def settle(self, count: int, failed: int, reason: str) -> None:
+        """The `count` oldest held usages are done with; `failed` of them were given up, for `reason`."""
+        with self.state:
+            for _ in range(count):
+                self._held_bytes -= self._held.popleft()[1]
+            self._done += count
+            self._exported += count - failed
+            if failed:
+                self._failed[reason] += failed
+            self.state.notify_all()
+
+    def count_failed(self, reason: str, count: int = 1) -> None:
+        """Count usages that never got into the queue."""
+        with self.state:
+            self._failed[reason] += count
+
+    def give_up_waiting(self, reason: str) -> int:
+        """Everything that still waits is given up. Returns how many that were."""
+        self.take_over()
+        with self.state:
+            count = len(self._held)
+            self.settle(count, count, reason)
+            return count
+
+    def stats(self) -> Stats:
+        """The counts, consistent with each other."""
+        with self.state:
+            waiting = len(self._inbox) + len(self._held)
+            failed = sum(self._failed.values())
+            return Stats(self._exported + failed + waiting, self._exported, failed, waiting, dict(self._failed))
+
+    def entered(self) -> int:
+        """How many usages the queue ever took. The queue keeps their order, so `done()` reaches this number when
+        all of them are settled."""
+        with self.state:
+            return self._done + len(self._held) + len(self._inbox)
+
+    def done(self) -> int:
+        """How many of the usages that the queue took are settled, well or not."""
+        return self._done
+
+    def lost(self) -> int:
+        """How many usages were given up after the call that recorded them was accepted or refused: all that failed
+        but those with a bad argument."""
+        with self.state:
+            return sum(self._failed.values()) - self._failed[BAD_ARGUMENT]
+
+    def reset_after_fork(self) -> None:
+        """In a forked child: what waits belongs to the parent, which sends it. Start empty, with new locks."""
+        closed = self.closed
+        self.__init__(spans_max=self.spans_max, bytes_max=self.bytes_max)  # type: ignore[misc]
+        self.closed = closed

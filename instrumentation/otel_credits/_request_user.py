@@ -1,0 +1,70 @@
+"""Who the user of an HTTP request is, as the app says: a resolver.
+
+A resolver is one of:
+
+- `"header:NAME"`: the value of a request header. Only for a header that a proxy of yours sets and strips from outside.
+- `"state:NAME"` or `"state:NAME.ATTRIBUTE"`: what an authentication middleware put into `request.state`.
+- a function of the request (`starlette.requests.HTTPConnection`), sync or async, that returns the user id or None.
+  It may not read the body.
+
+Headers, state and sync functions are asked when the user is needed, and again until they know one, as authentication
+may run later than the first span. An async function is awaited once, before the app sees the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, cast
+
+from starlette.requests import HTTPConnection
+
+from otel_credits._amounts import UserId
+from otel_credits._context import UsageContext
+
+Scope = MutableMapping[str, Any]
+UserResolver = str | Callable[[HTTPConnection], UserId | Awaitable[UserId | None] | None]
+
+
+def check_resolver(resolver: object) -> None:
+    """Raise ValueError for something that is not a resolver: a mistake in set-up is best seen at set-up."""
+    if resolver is None or callable(resolver):
+        return
+    kind, _, name = str(resolver).partition(":")
+    if kind not in {"header", "state"} or not name.strip():
+        raise ValueError(f"user resolver {resolver!r}: expected header:NAME, state:NAME or a function of the request")
+
+
+async def usage_of_request(resolver: UserResolver | None, scope: Scope) -> UsageContext:
+    """The usage context of a request, whose user `resolver` knows, now or later."""
+    if resolver is None:
+        return UsageContext()
+    if isinstance(resolver, str):
+        return UsageContext(resolve=_named(resolver, scope))
+    function = resolver
+    if not _is_async(function):
+        return UsageContext(resolve=lambda: function(HTTPConnection(scope)))
+    user = await cast("Awaitable[UserId | None]", function(HTTPConnection(scope)))
+    return UsageContext(resolve=lambda: user)
+
+
+def _is_async(function: object) -> bool:
+    """Whether a call of `function` (or of an object that is called like one) has to be awaited."""
+    call = None if inspect.isclass(function) else type(function).__call__ if callable(function) else None
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def _named(resolver: str, scope: Scope) -> Callable[[], Any]:
+    kind, _, name = resolver.partition(":")
+    name = name.strip()
+    if kind == "header":
+        return lambda: HTTPConnection(scope).headers.get(name) or None
+    return lambda: _state(scope, name.split("."))
+
+
+def _state(scope: Scope, path: list[str]) -> Any:
+    value: Any = scope.get("state") or {}
+    value = value.get(path[0]) if hasattr(value, "get") else getattr(value, path[0], None)
+    for name in path[1:]:
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    return value

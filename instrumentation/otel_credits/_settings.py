@@ -1,0 +1,153 @@
+"""All settings of the library: their environment variables, units and defaults.
+
+`configure(...)` takes the same names as arguments; an argument wins over the environment. A value that cannot be used
+is logged as an error and the default is taken, because a typing mistake in a deployment may not stop an app (in
+strict mode it is raised).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from otel_credits._guard import note_fault
+
+DEFAULT_ENDPOINT: Final = "http://localhost:4317"
+# It is part of the resource that the SDK makes, where what the app says in its code wins over it.
+_READ_BY_THE_SDK: Final = "OTEL_SERVICE_NAME"
+
+
+def _switch(text: str) -> bool:
+    value = text.strip().lower()
+    if value in {"on", "true", "1", "yes"}:
+        return True
+    if value in {"off", "false", "0", "no"}:
+        return False
+    raise ValueError(f"{text!r} is neither on nor off")
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError(f"{text!r} is not above zero")
+    return value
+
+
+def _positive_s(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a number of seconds above zero")
+    return value
+
+
+def _setting(env: str, default: Any, parse: Callable[[str], Any], doc: str) -> Any:
+    return field(default=default, metadata={"env": env, "parse": parse, "doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `configure()` was told. Every field names its environment variable."""
+
+    endpoint: str | None = _setting(
+        "OTEL_CREDITS_ENDPOINT",
+        None,
+        str,
+        "where usage is sent; without it, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or _ENDPOINT",
+    )
+    protocol: str | None = _setting(
+        "OTEL_CREDITS_PROTOCOL",
+        None,
+        str,
+        "grpc or http/protobuf; without it, told from the endpoint (see _endpoint.py)",
+    )
+    service_name: str | None = _setting(
+        _READ_BY_THE_SDK, None, str, "service.name of the usage, where the app has no tracer provider that says it"
+    )
+    export_interval_s: float = _setting(
+        "OTEL_CREDITS_EXPORT_INTERVAL_S",
+        0.25,
+        _positive_s,
+        "how long a usage waits at most for others to share its request",
+    )
+    export_timeout_s: float = _setting(
+        "OTEL_CREDITS_EXPORT_TIMEOUT_S", 10.0, _positive_s, "how long one attempt to send may take"
+    )
+    batch_spans_max: int = _setting("OTEL_CREDITS_BATCH_SPANS_MAX", 1000, _positive_int, "usages in one request")
+    batch_bytes_max: int = _setting(
+        "OTEL_CREDITS_BATCH_BYTES_MAX", 2_000_000, _positive_int, "estimated bytes in one request"
+    )
+    queue_spans_max: int = _setting(
+        "OTEL_CREDITS_QUEUE_SPANS_MAX",
+        100_000,
+        _positive_int,
+        "usages that wait in memory; then the newest are refused",
+    )
+    queue_bytes_max: int = _setting(
+        "OTEL_CREDITS_QUEUE_BYTES_MAX", 128_000_000, _positive_int, "estimated bytes that wait in memory; then the same"
+    )
+    retry_initial_s: float = _setting(
+        "OTEL_CREDITS_RETRY_INITIAL_S", 0.25, _positive_s, "wait after the first failed attempt; it doubles each time"
+    )
+    retry_max_s: float = _setting("OTEL_CREDITS_RETRY_MAX_S", 5.0, _positive_s, "longest wait between two attempts")
+    shutdown_timeout_s: float = _setting(
+        "OTEL_CREDITS_SHUTDOWN_TIMEOUT_S", 5.0, _positive_s, "how long the end of the process waits for delivery"
+    )
+    charge_genai: bool = _setting(
+        "OTEL_CREDITS_CHARGE_GENAI", False, _switch, "also send LLM spans of other instrumentations, which are charged"
+    )
+    capture_spans: bool = _setting(
+        "OTEL_CREDITS_CAPTURE_SPANS",
+        True,
+        _switch,
+        "see the app's own spans: send those with credits.action_type, name the user on all",
+    )
+    trust_baggage: bool = _setting(
+        "OTEL_CREDITS_TRUST_BAGGAGE",
+        False,
+        _switch,
+        "take the user from inbound W3C baggage (credits.user_id): only behind senders you control",
+    )
+    user: str | None = _setting(
+        "OTEL_CREDITS_USER",
+        None,
+        str,
+        "the user of a FastAPI request: header:NAME or state:NAME (or state:NAME.ATTRIBUTE)",
+    )
+    strict: bool = _setting(
+        "OTEL_CREDITS_STRICT", False, _switch, "raise bad arguments instead of logging them (tests)"
+    )
+
+
+def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `given` (None means not given), else the environment, else the defaults."""
+    env = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for name, spec in Settings.__dataclass_fields__.items():
+        variable = spec.metadata["env"]
+        if given.get(name) is not None:
+            _read(values, name, str(given[name]), f"configure({name}=)", spec.metadata["parse"])
+        elif variable != _READ_BY_THE_SDK and env.get(variable, "").strip():
+            _read(values, name, env[variable].strip(), f"environment variable {variable}", spec.metadata["parse"])
+    return Settings(**values)
+
+
+def _read(values: dict[str, Any], name: str, text: str, where: str, parse: Callable[[str], Any]) -> None:
+    try:
+        values[name] = parse(text)
+    except ValueError as error:
+        note_fault(where, ValueError(f"{error}; the default is used"))
+
+
+def endpoint_in_environment(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment says where to send, so that `configure()` need not be called."""
+    env = os.environ if environ is None else environ
+    names = ("OTEL_CREDITS_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return any(env.get(name, "").strip() for name in names)
+
+
+def sdk_disabled(environ: Mapping[str, str] | None = None) -> bool:
+    """OpenTelemetry's own switch for everything: OTEL_SDK_DISABLED=true."""
+    env = os.environ if environ is None else environ
+    return env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"

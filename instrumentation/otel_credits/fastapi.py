@@ -1,0 +1,198 @@
+"""FastAPI: one call switches on the official instrumentation and ours.
+
+    from otel_credits.fastapi import instrument_fastapi
+
+    instrument_fastapi(app, user=lambda request: request.state.user.id)
+
+Ours is a middleware. It gives each request and websocket a usage context (so that usages and LLM spans beneath know
+the user, also in threads, streaming responses and background tasks), names the user on the server span, and flushes
+when the app shuts down: uvicorn ends a process on SIGTERM without running `atexit`.
+
+The official instrumentation is `opentelemetry-instrumentation-fastapi` where it is installed; it makes FastAPI's
+native telemetry stand back. That does not reach FastAPI apps mounted below, which would start a second server span
+in another trace and forget the user, so the middleware tells them to stand back too. Where the official one is not
+installed, FastAPI's native telemetry (0.165 and later) is the one that is used.
+
+An inbound `baggage` header never says who the user is, unless `OTEL_CREDITS_TRUST_BAGGAGE=on`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.util
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import anyio.to_thread
+import fastapi
+from opentelemetry import context as context_api
+from opentelemetry.trace import get_current_span
+from starlette.middleware import Middleware
+
+from otel_credits._attributes import CREDITS_USER_ID, USER_ID
+from otel_credits._context import UsageContext, with_usage
+from otel_credits._request_user import UserResolver, check_resolver, usage_of_request
+from otel_credits._runtime import active, flush
+from otel_credits._settings import load_settings
+
+logger = logging.getLogger("otel_credits")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_NATIVE_KEY = "fastapi.telemetry"
+_original_build: Callable[..., Any] | None = None
+_auto_user: UserResolver | None = None
+
+
+class CreditsMiddleware:
+    """Gives each request a usage context, and flushes at shutdown. Pure ASGI, so that streams pass untouched."""
+
+    def __init__(self, app: App, user: UserResolver | None = None) -> None:
+        self._app = app
+        self._user = user
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, _flushing(send))
+        elif scope["type"] in ("http", "websocket"):
+            await self._request(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        usage = await self._usage(scope)
+        if getattr(scope.get("app"), "_is_instrumented_by_opentelemetry", False):
+            scope.setdefault(_NATIVE_KEY, None)
+        token = context_api.attach(with_usage(usage))
+        try:
+            await self._app(scope, receive, _naming_user(send, usage))
+        finally:
+            context_api.detach(token)
+
+    async def _usage(self, scope: Scope) -> UsageContext:
+        try:
+            return await usage_of_request(self._user, scope)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logger.exception("credits: the user resolver failed; the request goes on without a user")
+            return UsageContext()
+
+
+def _naming_user(send: Send, usage: UsageContext) -> Send:
+    """`send` that names the user on the server span when the response starts. The span started before the user was
+    known, and it ends with the last byte of the response."""
+    server_span = get_current_span()
+
+    async def name_user_then_send(message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept") and server_span.is_recording():
+            user = usage.user
+            if user is not None:
+                server_span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
+        await send(message)
+
+    return name_user_then_send
+
+
+def _flushing(send: Send) -> Send:
+    """`send` of the lifespan protocol, which flushes before it says that the shutdown is complete."""
+
+    async def flush_then_send(message: Message) -> None:
+        if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            await anyio.to_thread.run_sync(_flush)
+        await send(message)
+
+    return flush_then_send
+
+
+def _flush() -> None:
+    pipeline = active()
+    if pipeline is not None and not flush(pipeline.settings.shutdown_timeout_s):
+        logger.error("credits: the app shuts down with undelivered usage: %s", pipeline.queue.stats())
+
+
+def instrument_fastapi(app: fastapi.FastAPI, user: UserResolver | None = None, **official: Any) -> None:
+    """Switch on the official FastAPI instrumentation and ours for `app`.
+
+    Args:
+        user: who the user of a request is: `"header:NAME"`, `"state:NAME"` or a function of the request
+            (see _request_user.py). Without it, `OTEL_CREDITS_USER`; without that, `set_user()` in a dependency.
+        official: passed on to `FastAPIInstrumentor.instrument_app` (`excluded_urls`, `exclude_spans`, ...).
+
+    Raises:
+        ValueError: `user` is not a resolver.
+    """
+    user = user if user is not None else load_settings({}).user
+    check_resolver(user)
+    active()
+    _official_instrument(app, official)
+    if not _has_ours(app):
+        app.user_middleware.insert(0, Middleware(CreditsMiddleware, user=user))
+        _rebuild(app)
+
+
+def uninstrument_fastapi(app: fastapi.FastAPI) -> None:
+    """Take both instrumentations off `app`."""
+    app.user_middleware[:] = [m for m in app.user_middleware if not _is_ours(m)]
+    if getattr(app, "_is_instrumented_by_opentelemetry", False):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.uninstrument_app(app)
+    else:
+        _rebuild(app)
+
+
+def _official_instrument(app: fastapi.FastAPI, options: dict[str, Any]) -> None:
+    if importlib.util.find_spec("opentelemetry.instrumentation.fastapi") is None:
+        return
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    if not getattr(app, "_is_instrumented_by_opentelemetry", False):
+        FastAPIInstrumentor.instrument_app(app, **options)
+
+
+def _has_ours(app: fastapi.FastAPI) -> bool:
+    return any(_is_ours(middleware) for middleware in app.user_middleware)
+
+
+def _is_ours(middleware: Middleware) -> bool:
+    cls: object = middleware.cls
+    return cls is CreditsMiddleware
+
+
+def _rebuild(app: fastapi.FastAPI) -> None:
+    """Starlette builds the middleware stack with the first request; one that is built already is built anew."""
+    if app.middleware_stack is not None:
+        app.middleware_stack = app.build_middleware_stack()
+
+
+def instrument_all_apps(user: UserResolver | None = None) -> None:
+    """Put our middleware into every FastAPI app of the process when its stack is built (`opentelemetry-instrument`)."""
+    global _original_build, _auto_user
+    check_resolver(user)
+    _auto_user = user
+    if _original_build is not None:
+        return
+    original = _original_build = fastapi.applications.FastAPI.build_middleware_stack
+
+    @functools.wraps(original)
+    def build_middleware_stack(self: fastapi.FastAPI) -> Any:
+        if not _has_ours(self):
+            self.user_middleware.insert(0, Middleware(CreditsMiddleware, user=_auto_user))
+        return original(self)
+
+    fastapi.applications.FastAPI.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+
+
+def uninstrument_all_apps() -> None:
+    """Let apps whose stack is built from now on be as they were."""
+    global _original_build
+    if _original_build is not None:
+        fastapi.applications.FastAPI.build_middleware_stack = _original_build  # type: ignore[method-assign]
+        _original_build = None

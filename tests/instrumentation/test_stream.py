@@ -1,0 +1,409 @@
+"""track_stream around the real Anthropic and OpenAI SDKs, against a server that speaks their wire formats."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from otel_credits import flush, shutdown, track_stream, usage_context
+from otel_credits.testing import CapturedUsage, CapturedUsages, capture_usage
+from support.llm_server import LlmServer, Usage
+from support.otlp_sink import OtlpSink
+
+CACHED = Usage(input=137, cache_read=2048, cache_write=512, output=61)
+MODEL = "claude-test"
+GPT = "gpt-5-mini"
+
+
+@pytest.fixture
+def server() -> Iterator[LlmServer]:
+    """The LLM."""
+    with LlmServer() as started:
+        started.next = CACHED
+        yield started
+
+
+@pytest.fixture
+def usages() -> Iterator[CapturedUsages]:
+    """What is recorded, at once."""
+    with capture_usage() as captured:
+        yield captured
+
+
+@pytest.fixture
+def claude(server: LlmServer) -> anthropic.Anthropic:
+    """The sync Anthropic client."""
+    return anthropic.Anthropic(api_key="x", base_url=server.url, max_retries=0)
+
+
+@pytest.fixture
+def async_claude(server: LlmServer) -> anthropic.AsyncAnthropic:
+    """The async Anthropic client."""
+    return anthropic.AsyncAnthropic(api_key="x", base_url=server.url, max_retries=0)
+
+
+@pytest.fixture
+def gpt(server: LlmServer) -> openai.OpenAI:
+    """The sync OpenAI client."""
+    return openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+
+
+@pytest.fixture
+def async_gpt(server: LlmServer) -> openai.AsyncOpenAI:
+    """The async OpenAI client."""
+    return openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+
+
+ASK: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
+CHAT: dict[str, Any] = {"model": GPT, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+WITH_USAGE: dict[str, Any] = {**CHAT, "stream_options": {"include_usage": True}}
+
+
+def tracked(stream: Any) -> Any:
+    """The stream, counted for one user."""
+    return track_stream(stream, user_id="u", action_type="ai_chat_message", description="chat")
+
+
+def check_complete(usage: CapturedUsage, server: LlmServer) -> None:
+    """The usage is exactly what the server served, as completed."""
+    served = server.served[-1]
+    attributes = usage.attributes
+    assert usage.user_id == "u"
+    assert usage.action_type == "ai_chat_message"
+    assert usage.input_tokens == served.usage.all_input
+    assert usage.output_tokens == served.usage.output
+    assert attributes["gen_ai.usage.cache_read.input_tokens"] == served.usage.cache_read
+    assert attributes["gen_ai.usage.cache_write.input_tokens"] == served.usage.cache_write
+    assert attributes["gen_ai.response.id"] == served.id
+    assert attributes["gen_ai.response.model"] == served.model
+    assert attributes["credits.metadata.stream"] == "completed"
+    assert "credits.usage_unknown" not in attributes
+    assert "credits.metadata.estimated" not in attributes
+
+
+def check_aborted(usage: CapturedUsage, output: int) -> None:
+    """The usage is what Anthropic had reported when the stream broke off."""
+    assert (usage.input_tokens, usage.output_tokens) == (2697, output)
+    assert usage.attributes["credits.metadata.stream"] == "aborted"
+
+
+def check_unknown(usage: CapturedUsage) -> None:
+    """The provider reported nothing: the usage says so."""
+    assert usage.attributes["credits.usage_unknown"] is True
+    assert (usage.input_tokens, usage.output_tokens) == (None, None)
+
+
+def test_anthropic_create(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
+    """messages.create(stream=True): all events pass, one usage, cached tokens added to the input count."""
+    events = list(tracked(claude.messages.create(**ASK, stream=True)))
+    assert [event.type for event in events][0::10] == ["message_start", "message_stop"]
+    assert len(events) == server.served[0].events_sent
+    assert len(usages) == 1
+    check_complete(usages.last(), server)
+
+
+def test_anthropic_stream_manager(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
+    """messages.stream(): the manager is wrapped; iteration, text_stream and get_final_message are all counted."""
+    with tracked(claude.messages.stream(**ASK)) as stream:
+        assert [event.type for event in stream][-1] == "message_stop"
+    with tracked(claude.messages.stream(**ASK)) as stream:
+        assert "".join(stream.text_stream).startswith("word0 word1")
+    with tracked(claude.messages.stream(**ASK)) as stream:
+        assert stream.get_final_message().usage.output_tokens == 61
+    assert len(usages) == 3
+    check_complete(usages.last(), server)
+    assert {usage.attributes["gen_ai.response.id"] for usage in usages} == {served.id for served in server.served}
+
+
+def test_anthropic_text_stream_alone(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
+    """A text_stream that outlives the wrapper it came from is counted to its end."""
+    with claude.messages.stream(**ASK) as stream:
+        text = tracked(stream).text_stream
+        gc.collect()
+        assert len(list(text)) == 5
+    assert len(usages) == 1
+    check_complete(usages.last(), server)
+
+
+def test_original_read_instead_of_the_wrapper(
+    claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """An app that ignores the wrapper and reads the stream itself is charged just the same."""
+    stream = claude.messages.create(**ASK, stream=True)
+    tracked(stream)
+    assert len(list(stream)) == server.served[0].events_sent
+    assert len(usages) == 1
+    check_complete(usages.last(), server)
+
+
+async def test_anthropic_async(
+    async_claude: anthropic.AsyncAnthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """The async client: raw stream, manager with iteration, manager with text_stream."""
+    async for _ in tracked(await async_claude.messages.create(**ASK, stream=True)):
+        pass
+    check_complete(usages.last(), server)
+    async with tracked(async_claude.messages.stream(**ASK)) as stream:
+        async for _ in stream:
+            pass
+    check_complete(usages.last(), server)
+    async with tracked(async_claude.messages.stream(**ASK)) as stream:
+        assert len([text async for text in stream.text_stream]) == 5
+    check_complete(usages.last(), server)
+    assert len(usages) == 3
+
+
+def test_anthropic_left_with_block(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
+    """A reader that leaves the with-block early is charged the input and the output reported so far, as aborted."""
+    with tracked(claude.messages.create(**ASK, stream=True)) as stream:
+        for event in stream:
+            if event.type == "content_block_delta":
+                break
+    check_aborted(usages.last(), 4)
+    assert usages.last().attributes["credits.metadata.estimated"] is True
+    with tracked(claude.messages.stream(**ASK)) as stream:
+        for _ in stream.text_stream:
+            break
+    assert len(usages) == 2
+    check_aborted(usages.last(), 4)
+
+
+def test_anthropic_closed(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
+    """close() records once, also when the stream is dropped afterwards."""
+    stream = tracked(claude.messages.create(**ASK, stream=True))
+    next(stream)
+    stream.close()
+    stream.close()
+    del stream
+    gc.collect()
+    assert len(usages) == 1
+    check_aborted(usages.last(), 4)
+
+
+def test_anthropic_dropped(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
+    """A stream that nobody holds any more is recorded at once, without waiting for the garbage collector."""
+    gc.disable()
+    try:
+        for _ in tracked(claude.messages.create(**ASK, stream=True)):
+            break
+        assert len(usages) == 1
+    finally:
+        gc.enable()
+    check_aborted(usages.last(), 4)
+
+
+def test_anthropic_never_read(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
+    """A stream that was opened and dropped unread is unknown usage: the provider was already working."""
+    stream = tracked(claude.messages.create(**ASK, stream=True))
+    del stream
+    gc.collect()
+    check_unknown(usages.last())
+
+
+def test_anthropic_connection_breaks(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
+    """A connection that breaks in the middle raises in the app and leaves what was reported."""
+    server.next = Usage(**{**vars(CACHED), "break_after": 3})
+    with pytest.raises(Exception, match=r"(?i)incomplete|closed|peer|reset|connection"):
+        list(tracked(claude.messages.create(**ASK, stream=True)))
+    assert len(usages) == 1
+    check_aborted(usages.last(), 4)
+
+
+def test_anthropic_stops_after_the_last_event(
+    claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """A reader that stops at message_stop, without exhausting the stream, read all of it."""
+    with tracked(claude.messages.create(**ASK, stream=True)) as stream:
+        for event in stream:
+            if event.type == "message_stop":
+                break
+    check_complete(usages.last(), server)
+
+
+async def test_anthropic_cancelled(
+    async_claude: anthropic.AsyncAnthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """A task that is cancelled while it waits for the next event leaves what was reported."""
+    server.next = Usage(**{**vars(CACHED), "delay_s": 0.2})
+    started = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in tracked(await async_claude.messages.create(**ASK, stream=True)):
+            started.set()
+
+    task = asyncio.create_task(read())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(usages) == 1
+    check_aborted(usages.last(), 4)
+
+
+async def test_generator_around_a_stream_is_closed(
+    async_claude: anthropic.AsyncAnthropic, usages: CapturedUsages
+) -> None:
+    """An endpoint's generator that is closed in the middle (its client hung up) leaves what was reported."""
+
+    async def endpoint() -> AsyncIterator[str]:
+        async for event in tracked(await async_claude.messages.create(**ASK, stream=True)):
+            yield event.type
+
+    body = endpoint()
+    assert await anext(body) == "message_start"
+    await body.aclose()
+    assert len(usages) == 1
+    check_aborted(usages.last(), 4)
+
+
+def test_openai_chat(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
+    """chat.completions with include_usage: the last chunk's usage, cached tokens included in the input."""
+    assert len(list(tracked(gpt.chat.completions.create(**WITH_USAGE)))) == server.served[0].events_sent
+    assert len(usages) == 1
+    check_complete(usages.last(), server)
+
+
+def test_openai_chat_reasoning(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
+    """Reasoning tokens are told apart and are part of the output, not added to it."""
+    server.next = Usage(input=164, cache_read=1024, output=93, reasoning=64)
+    list(tracked(gpt.chat.completions.create(**WITH_USAGE)))
+    usage = usages.last()
+    assert (usage.input_tokens, usage.output_tokens) == (1188, 93)
+    assert usage.attributes["gen_ai.usage.reasoning.output_tokens"] == 64
+
+
+def test_openai_chat_without_usage(
+    gpt: openai.OpenAI, usages: CapturedUsages, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without include_usage the usage is unknown, not free, and a warning says what to add."""
+    list(tracked(gpt.chat.completions.create(**CHAT)))
+    list(tracked(gpt.chat.completions.create(**CHAT)))
+    assert len(usages) == 2
+    check_unknown(usages.last())
+    assert usages.last().attributes["credits.metadata.stream"] == "completed"
+    assert caplog.text.count("include_usage") == 1
+
+
+def test_openai_chat_aborted(gpt: openai.OpenAI, usages: CapturedUsages) -> None:
+    """A chat stream that is left before its last chunk is unknown usage, with the response's id and model."""
+    with tracked(gpt.chat.completions.create(**WITH_USAGE)) as stream:
+        next(stream)
+    check_unknown(usages.last())
+    assert usages.last().attributes["credits.metadata.stream"] == "aborted"
+    assert usages.last().model == GPT
+
+
+def test_openai_chat_helper(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
+    """chat.completions.stream() is a manager too."""
+    arguments = {key: value for key, value in WITH_USAGE.items() if key != "stream"}
+    with tracked(gpt.chat.completions.stream(**arguments)) as stream:
+        for _ in stream:
+            pass
+    check_complete(usages.last(), server)
+
+
+def test_openai_responses(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
+    """The Responses API, as a raw stream and through its helper."""
+    list(tracked(gpt.responses.create(model=GPT, input="hi", stream=True)))
+    check_complete(usages.last(), server)
+    with tracked(gpt.responses.stream(model=GPT, input="hi")) as stream:
+        stream.until_done()
+    assert len(usages) == 2
+    check_complete(usages.last(), server)
+
+
+def test_openai_responses_aborted(gpt: openai.OpenAI, usages: CapturedUsages) -> None:
+    """A Responses stream that is left early is unknown usage."""
+    for _ in tracked(gpt.responses.create(model=GPT, input="hi", stream=True)):
+        break
+    check_unknown(usages.last())
+
+
+async def test_openai_async(async_gpt: openai.AsyncOpenAI, server: LlmServer, usages: CapturedUsages) -> None:
+    """The async OpenAI client, chat and responses, and one whose reader leaves."""
+    async for _ in tracked(await async_gpt.chat.completions.create(**WITH_USAGE)):
+        pass
+    check_complete(usages.last(), server)
+    async for _ in tracked(await async_gpt.responses.create(model=GPT, input="hi", stream=True)):
+        pass
+    check_complete(usages.last(), server)
+    async with tracked(await async_gpt.chat.completions.create(**WITH_USAGE)) as stream:
+        await anext(stream)
+    assert len(usages) == 3
+    check_unknown(usages.last())
+
+
+def test_attributes_of_the_stream(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
+    """The wrapper has the stream's own attributes."""
+    stream = tracked(claude.messages.create(**ASK, stream=True))
+    assert stream.response.status_code == 200
+    assert len(list(stream)) > 3
+    assert len(usages) == 1
+
+
+def test_stream_that_the_provider_refused(
+    claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """A request that the provider refuses is not a usage."""
+    server.next = Usage(error_status=529)
+    with pytest.raises(anthropic.APIStatusError), tracked(claude.messages.stream(**ASK)) as stream:
+        list(stream)
+    assert len(usages) == 0
+
+
+def test_plain_iterators(usages: CapturedUsages) -> None:
+    """Any iterator of events works, dicts too; the user of the context pays."""
+    events = [
+        {
+            "type": "message_start",
+            "message": {"id": "m", "model": MODEL, "usage": {"input_tokens": 3, "output_tokens": 1}},
+        },
+        {"type": "message_delta", "usage": {"output_tokens": 9}},
+    ]
+    with usage_context("around"):
+        stream = track_stream(iter(events), action_type="a", model="asked-for")
+    assert list(stream) == events
+    usage = usages.last()
+    assert (usage.user_id, usage.input_tokens, usage.output_tokens) == ("around", 3, 9)
+    assert usage.attributes["gen_ai.request.model"] == "asked-for"
+
+
+def test_not_a_stream(usages: CapturedUsages) -> None:
+    """What is no stream is a bad argument; in strict mode it is raised, else it is given back."""
+    with pytest.raises(ValueError, match="stream"):
+        track_stream(object(), user_id="u", action_type="a")
+
+
+def test_open_stream_at_the_end_of_the_process(
+    configured: Callable[..., OtlpSink], claude: anthropic.Anthropic
+) -> None:
+    """A stream that is still open when the process ends is recorded before the last flush."""
+    sink = configured()
+    stream = tracked(claude.messages.create(**ASK, stream=True))
+    next(stream)
+    assert shutdown(10)
+    assert sink.spans()[0].attributes["credits.metadata.stream"] == "aborted"
+
+
+def test_forked_child_does_not_record_its_parents_streams(
+    configured: Callable[..., OtlpSink], claude: anthropic.Anthropic
+) -> None:
+    """A child that drops its copy of an open stream records nothing; the parent records it once."""
+    sink = configured()
+    stream = tracked(claude.messages.create(**ASK, stream=True))
+    next(stream)
+    pid = os.fork()
+    if pid == 0:
+        del stream
+        gc.collect()
+        os._exit(0 if flush(5) else 1)
+    os.waitpid(pid, 0)
+    list(stream)
+    assert flush(10)
+    assert len(sink.spans()) == 1

@@ -1,0 +1,130 @@
+"""The ways to the receiver: OTLP/gRPC and OTLP/HTTP, headers, TLS, and peers that do not answer."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from otel_credits import configure, flush, shutdown, stats, track_compute_usage
+from support.otlp_sink import OtlpSink, spans_of
+from support.processes import free_port
+
+Configured = Callable[..., OtlpSink]
+
+
+def record_usages(count: int) -> None:
+    """Record `count` usages, of user-0, user-1 and so on."""
+    for number in range(count):
+        track_compute_usage(f"user-{number}", "a", credits=1)
+
+
+def test_headers_reach_the_receiver(configured: Configured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard variables for the exporters hold: OTEL_EXPORTER_OTLP_HEADERS is sent."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
+    sink = configured()
+    record_usages(1)
+    assert flush(10)
+    assert sink.metadata[0]["x-api-key"] == "secret"
+
+
+def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An https endpoint is spoken to over TLS, and OTEL_EXPORTER_OTLP_CERTIFICATE names whom to trust."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate))
+    with OtlpSink(tls=(key.read_bytes(), certificate.read_bytes())) as sink:
+        configure(sink.endpoint, capture_spans=False)
+        record_usages(1)
+        assert flush(10)
+        assert [span.attributes["user.id"] for span in sink.spans()] == ["user-0"]
+
+
+class _HttpSink(BaseHTTPRequestHandler):
+    """OTLP/HTTP in miniature: answers what `statuses` says, keeps paths and users."""
+
+    statuses: ClassVar[list[int]]
+    seen: ClassVar[list[tuple[str, list[str]]]]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be quiet."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status == 200:
+            users = [span.attributes["user.id"] for span in spans_of(ExportTraceServiceRequest.FromString(body))]
+            self.seen.append((self.path, users))
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def http_sink() -> Any:
+    """(port, handler class) of a running OTLP/HTTP receiver."""
+
+    class Handler(_HttpSink):
+        statuses: ClassVar[list[int]] = []
+        seen: ClassVar[list[tuple[str, list[str]]]] = []
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_address[1], Handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_over_http(http_sink: Any) -> None:
+    """OTLP/HTTP works like OTLP/gRPC: to /v1/traces, and 503 and 429 are tried again."""
+    port, handler = http_sink
+    handler.statuses.extend([503, 429])
+    configure(f"http://127.0.0.1:{port}", protocol="http/protobuf", capture_spans=False, retry_initial_s=0.05)
+    record_usages(2)
+    assert flush(10)
+    assert handler.seen == [("/v1/traces", ["user-0", "user-1"])]
+
+
+def test_over_http_refused(http_sink: Any) -> None:
+    """Over HTTP, 401 is final and counted as failed."""
+    port, handler = http_sink
+    handler.statuses.append(401)
+    configure(f"http://127.0.0.1:{port}/v1/traces", capture_spans=False)
+    record_usages(2)
+    assert flush(10) is False
+    assert stats().failed_by_reason == {"rejected": 2}
+
+
+def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong endpoint costs a warning now and then, no exception, and the usage waits."""
+    caplog.set_level(logging.WARNING)
+    configure(f"http://127.0.0.1:{free_port()}", capture_spans=False)
+    record_usages(1)
+    assert flush(1) is False
+    assert stats().waiting == 1
+    assert "usages wait" in caplog.text
+
+
+def test_a_receiver_that_never_answers() -> None:
+    """A peer that accepts and says nothing does not hold the process at its end for longer than asked."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        configure(f"http://127.0.0.1:{listener.getsockname()[1]}", capture_spans=False, export_timeout_s=30)
+        record_usages(1)
+        connection, _ = listener.accept()
+        start = time.monotonic()
+        assert shutdown(0.3) is False
+        assert time.monotonic() - start < 3
+        connection.close()
