@@ -1,0 +1,58 @@
+# Everything a stranger needs: `make demo`, `make test`. Python 3.11, git and make are assumed; the rest goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := embedded,fastapi,celery
+
+.DEFAULT_GOAL := help
+.PHONY: help install system demo serve test test-long check format bench collector constraints clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and not in PATH" >&2; exit 1; }
+	@echo "==> installing into $(VENV) (some 600 MB, most of it the embedded ClickHouse; a minute or two)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
+	@touch $@
+
+install: $(STAMP) ## Install otel-credits with every extra, and the tools, into .venv
+
+system: ## Install redis-server from Debian's packages, where root and apt are there
+	@scripts/system-packages.sh redis-server
+
+demo: $(STAMP) ## Run everything on this machine, send real usage, compare every balance
+	$(BIN)/otel-credits demo
+
+serve: $(STAMP) ## Run the aggregator with the embedded store in ./otel-credits-data
+	$(BIN)/otel-credits serve
+
+test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed at its end)
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP) system ## Run the suites that take minutes
+	$(BIN)/python -m pytest -m long --timeout 1800
+
+check: $(STAMP) ## Lint, format check, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) system ## Measure, and write the figures into benchmarks/README.md
+	$(BIN)/python -m benchmarks
+
+collector: ## Build the OpenTelemetry Collector of collector/builder-config.yaml (needs Go; cached outside the tree)
+	@collector/build.sh
+
+constraints: ## Write the versions that are installed now into constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^otel-credits' > constraints.txt
+
+clean: ## Remove .venv and what the demo left
+	rm -rf $(VENV) otel-credits-data
