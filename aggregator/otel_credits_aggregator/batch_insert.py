@@ -11,7 +11,7 @@ from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, DatabaseError
 
-__all__ = ["insert", "is_permanent", "quarantine_raw", "token_settings"]
+__all__ = ["insert", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
 
 _RAW_REASON = "request_not_insertable"
 _TARGETS = {Signal.TRACES: ("otlp_traces", "Traces"), Signal.METRICS: ("otlp_metrics", "Metrics")}
@@ -33,8 +33,7 @@ _EXACTLY_ONCE = {
     "materialized_views_ignore_errors": 0,
 }
 
-# Codes of ClickHouse that say the data is at fault, so that the same bytes fail for ever. Everything else (network, memory,
-# too many parts, read-only, unknown table while migrating ...) may pass.
+# Codes of ClickHouse that say the data is at fault, so that the same bytes fail for ever.
 _PERMANENT_CODES = frozenset(
     {
         6,  # CANNOT_PARSE_TEXT
@@ -42,6 +41,7 @@ _PERMANENT_CODES = frozenset(
         27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
         32,  # ATTEMPT_TO_READ_AFTER_EOF
         33,  # CANNOT_READ_ALL_DATA
+        36,  # BAD_ARGUMENTS: two fields of one oneof
         38,  # CANNOT_PARSE_DATE
         41,  # CANNOT_PARSE_DATETIME
         43,  # ILLEGAL_TYPE_OF_ARGUMENT
@@ -59,10 +59,62 @@ _PERMANENT_CODES = frozenset(
         386,  # NO_COMMON_TYPE
         395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
         407,  # DECIMAL_OVERFLOW
+        436,  # PROTOBUF_BAD_CAST
+        349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
         444,  # UNKNOWN_PROTOBUF_FORMAT
         469,  # VIOLATED_CONSTRAINT
     }
 )
+
+# Codes that say the store is at fault, or not there yet: such a failure passes, however long it takes.
+_PASSING_CODES = frozenset(
+    {
+        47,  # UNKNOWN_IDENTIFIER (as 60 and 81: another version of the tables)
+        60,  # UNKNOWN_TABLE
+        73,  # UNKNOWN_FORMAT
+        74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
+        75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
+        76,  # CANNOT_OPEN_FILE
+        81,  # UNKNOWN_DATABASE
+        115,  # UNKNOWN_SETTING
+        159,  # TIMEOUT_EXCEEDED
+        164,  # READONLY
+        173,  # CANNOT_ALLOCATE_MEMORY
+        192,  # UNKNOWN_USER
+        193,  # WRONG_PASSWORD
+        198,  # DNS_ERROR
+        201,  # QUOTA_EXCEEDED
+        202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+        209,  # SOCKET_TIMEOUT
+        210,  # NETWORK_ERROR
+        225,  # NO_ZOOKEEPER
+        236,  # ABORTED
+        241,  # MEMORY_LIMIT_EXCEEDED
+        242,  # TABLE_IS_READ_ONLY
+        243,  # NOT_ENOUGH_SPACE
+        252,  # TOO_MANY_PARTS
+        279,  # ALL_CONNECTION_TRIES_FAILED
+        285,  # TOO_FEW_LIVE_REPLICAS
+        286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+        319,  # UNKNOWN_STATUS_OF_INSERT
+        394,  # QUERY_WAS_CANCELLED
+        425,  # SYSTEM_ERROR
+        434,  # CANNOT_PARSE_PROTOBUF_SCHEMA
+        439,  # CANNOT_SCHEDULE_TASK
+        452,  # SETTING_CONSTRAINT_VIOLATION
+        473,  # DEADLOCK_AVOIDED
+        497,  # ACCESS_DENIED
+        499,  # S3_ERROR
+        516,  # AUTHENTICATION_FAILED
+        745,  # SERVER_OVERLOADED
+        999,  # KEEPER_EXCEPTION
+    }
+)
+# A failure with any other code is held to be the data's fault after so many attempts, about 10 s with the pauses between them.
+_ATTEMPTS_MAX = 8
+# Time and memory: half of a batch needs half of them.
+_TOO_MUCH_CODES = frozenset({159, 241})
+_ATTEMPTS_BEFORE_HALVING = 3
 
 
 def token_settings(token: str) -> dict[str, Any]:
@@ -107,9 +159,18 @@ def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception)
     )
 
 
-def is_permanent(error: Exception) -> bool:
-    """Whether the store says that the data itself is at fault."""
-    return isinstance(error, DatabaseError) and getattr(error, "code", None) in _PERMANENT_CODES
+def is_permanent(error: Exception, attempt: int) -> bool:
+    """Whether the data itself is at fault: the store says so, or has no other excuse for having failed so often."""
+    code = error.code if isinstance(error, DatabaseError) else None
+    # Without a code it is the network, or a proxy in front of the store.
+    if code is None:
+        return False
+    return code in _PERMANENT_CODES or (code not in _PASSING_CODES and attempt >= _ATTEMPTS_MAX)
+
+
+def is_too_much(error: Exception, attempt: int) -> bool:
+    """Whether the store took too much time or memory for it several times, so that less at once may go."""
+    return isinstance(error, DatabaseError) and error.code in _TOO_MUCH_CODES and attempt >= _ATTEMPTS_BEFORE_HALVING
 
 
 @cache

@@ -5,13 +5,13 @@ Protobuf messages concatenate, so a field appended to a request's bytes becomes 
 
 from collections.abc import Iterable
 
+from otel_credits_aggregator.otlp import ENVELOPE_FIELD
 from otel_credits_aggregator.settings import Settings
 
 __all__ = ["framed", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
-_ENVELOPE = 1000
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
 
@@ -26,7 +26,7 @@ def framed(batch_id: str, fields: bytes, requests: Iterable[tuple[bytes, int]]) 
     common = fields + _text(_BATCH_ID, batch_id)
     parts: list[bytes] = []
     for payload, received_at_us in requests:
-        envelope = _delimited(_ENVELOPE, common + _integer(_RECEIVED_AT_US, received_at_us))
+        envelope = _delimited(ENVELOPE_FIELD, common + _integer(_RECEIVED_AT_US, received_at_us))
         parts += (_varint(len(payload) + len(envelope)), payload, envelope)
     return b"".join(parts)
 

@@ -52,6 +52,7 @@ def _export(signal: Signal, intake: Intake) -> Callable[[bytes, grpc.ServicerCon
         try:
             intake.accept(signal, payload).result()
         except Refusal as refusal:
+            intake.count_refusal(refusal)
             _abort(context, refusal)
         return response
 
@@ -60,11 +61,15 @@ def _export(signal: Signal, intake: Intake) -> Callable[[bytes, grpc.ServicerCon
 
 def _abort(context: grpc.ServicerContext, refusal: Refusal) -> None:
     status = Status(code=refusal.grpc_code.value[0], message=str(refusal))
+    trailer: tuple[tuple[str, str | bytes], ...] = ()
     if refusal.retry_delay_s is not None:
+        retry = RetryInfo(retry_delay=_duration(refusal.retry_delay_s))
         detail = AnyMessage()
-        detail.Pack(RetryInfo(retry_delay=_duration(refusal.retry_delay_s)))
+        detail.Pack(retry)
         status.details.append(detail)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        # Where the Python SDK's exporter looks for the delay.
+        trailer = (("google.rpc.retryinfo-bin", retry.SerializeToString()),)
+    context.set_trailing_metadata((*trailer, ("grpc-status-details-bin", status.SerializeToString())))
     context.abort(refusal.grpc_code, str(refusal))
 
 

@@ -1,16 +1,19 @@
 """OTLP over HTTP, protobuf and JSON (https://opentelemetry.io/docs/specs/otlp/#otlphttp)."""
 
 import asyncio
+import gzip
+import io
 import math
 import zlib
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,19 +30,23 @@ _JSON = "application/json"
 _Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def create_http_receiver(intake: Intake) -> Starlette:
-    """The ASGI application with ``/v1/traces``, ``/v1/metrics`` and ``/v1/logs``."""
-    return Starlette(routes=[Route(f"/v1/{signal}", _endpoint(signal, intake), methods=["POST"]) for signal in RECEIVED])
+def create_http_receiver(intake: Intake, threads: int) -> Starlette:
+    """The ASGI application with ``/v1/traces``, ``/v1/metrics`` and ``/v1/logs``; ``threads`` requests are decoded at once."""
+    # Threads of its own: the API's may all be waiting for a store that does not answer.
+    limiter = CapacityLimiter(threads)
+    return Starlette(routes=[Route(f"/v1/{signal}", _endpoint(signal, intake, limiter), methods=["POST"]) for signal in RECEIVED])
 
 
-def _endpoint(signal: Signal, intake: Intake) -> _Endpoint:
+def _endpoint(signal: Signal, intake: Intake, limiter: CapacityLimiter) -> _Endpoint:
     async def export(request: Request) -> Response:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             body = await _body(request, content_type, intake.request_bytes_max)
-            future = await run_in_threadpool(_accept, intake, signal, body, request.headers.get("content-encoding", ""), content_type)
+            encoding = request.headers.get("content-encoding", "")
+            future = await to_thread.run_sync(_accept, intake, signal, body, encoding, content_type, limiter=limiter)
             await asyncio.wrap_future(future)
         except Refusal as refusal:
+            intake.count_refusal(refusal)
             return _refused(refusal, content_type)
         return _response(response_type(signal)(), content_type, 200)
 
@@ -60,14 +67,9 @@ async def _body(request: Request, content_type: str, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def _accept(intake: Intake, signal: Signal, body: bytes, encoding: str, content_type: str) -> Any:
-    try:
-        plain = _decompressed(body, encoding.strip().lower(), intake.request_bytes_max)
-        payload = from_json(signal, plain) if content_type == _JSON else plain
-    except Refusal as refusal:
-        intake.count_refusal(refusal)
-        raise
-    return intake.accept(signal, payload)
+def _accept(intake: Intake, signal: Signal, body: bytes, encoding: str, content_type: str) -> "Future[int]":
+    plain = _decompressed(body, encoding.strip().lower(), intake.request_bytes_max)
+    return intake.accept(signal, from_json(signal, plain) if content_type == _JSON else plain)
 
 
 def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:
@@ -76,15 +78,27 @@ def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:
         return body
     if encoding not in ("gzip", "deflate"):
         raise UnsupportedMediaType(f"content encoding {encoding}: send gzip, deflate or none")
-    decompressor = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
+    decompress = _gunzip if encoding == "gzip" else _inflate
     try:
-        plain = decompressor.decompress(body, bytes_max + 1)
-    except zlib.error as error:
-        raise BadRequest(f"the body is not {encoding}: {error}") from error
+        plain = decompress(body, bytes_max + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadRequest(f"the body is not {encoding}, or ends too early: {error}") from error
     if len(plain) > bytes_max:
         raise RequestTooLarge(f"the request, uncompressed, is larger than {bytes_max} bytes: send smaller batches")
-    if not decompressor.eof:
-        raise BadRequest(f"the {encoding} body ends too early")
+    return plain
+
+
+def _gunzip(body: bytes, bytes_max: int) -> bytes:
+    # All members of the file, one after the other (RFC 1952, 2.2): the second one's spans are acknowledged, too.
+    with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
+        return file.read(bytes_max)
+
+
+def _inflate(body: bytes, bytes_max: int) -> bytes:
+    decompressor = zlib.decompressobj()
+    plain = decompressor.decompress(body, bytes_max)
+    if len(plain) < bytes_max and (decompressor.unused_data or not decompressor.eof):
+        raise EOFError("the body is not one whole stream")
     return plain
 
 

@@ -11,15 +11,24 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 import tenacity
 
-from otel_credits_aggregator.batch_insert import insert, is_permanent, quarantine_raw
+from otel_credits_aggregator.batch_insert import insert, is_permanent, is_too_much, quarantine_raw
 from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.migrations import MigrationError, migrate
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.replay import REPLAY_ROWS_MAX, PriceWatch, compose_replay, quarantined_ids, run_replay
+from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
+from otel_credits_aggregator.replay import (
+    REPLAY_ROWS_MAX,
+    PriceWatch,
+    halves_of_replay,
+    quarantined_ids,
+    replay_batch,
+    run_replay,
+)
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool, Waiting
 from otel_credits_aggregator.store import Client, connect
@@ -29,6 +38,9 @@ __all__ = ["Inserter", "Progress"]
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+# After the time to insert is over, how long the attempt under way may still take before the process leaves it.
+_GIVE_UP_S = 2.0
 
 
 @dataclass
@@ -50,6 +62,10 @@ class _ReplayRequest:
     user_id: str | None
     done: "Future[int]" = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        # Whoever waits may go away, but not cancel: the answer must find the future as it was.
+        self.done.set_running_or_notify_cancel()
+
 
 class Inserter:
     """The thread that inserts. :meth:`start` it, and :meth:`stop` it to have what waits inserted first."""
@@ -64,6 +80,7 @@ class Inserter:
         self._next_recheck = 0.0
         self._replays: list[_ReplayRequest] = []
         self._stopping = False
+        self._ended = False
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inserter", daemon=True)
 
@@ -78,13 +95,19 @@ class Inserter:
             self._spool.arrived.notify()
         self._thread.join(timeout_s)
         self._give_up.set()
-        self._thread.join(timeout_s)
+        self._thread.join(_GIVE_UP_S)
         return self._spool.is_empty()
 
     def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
-        """Charges what can be charged by now of the quarantined rows that match; the future has the number of rows tried."""
+        """Charges what can be charged by now of the quarantined rows that match; the future has the number of rows tried.
+
+        Raises:
+            Stopping: nothing is inserted any more. (The future may have it, too.)
+        """
         request = _ReplayRequest(reasons, user_id)
         with self._spool.arrived:
+            if self._ended:
+                raise Stopping("the aggregator is stopping", 1.0)
             self._replays.append(request)
             self._spool.arrived.notify()
         return request.done
@@ -98,18 +121,20 @@ class Inserter:
             while not self._give_up.is_set():
                 if not self._step():
                     return
-        except _GaveUp:
+        except (_GaveUp, Stopping):
             logger.warning("stopped with %d bytes in the spool; they are inserted at the next start", self._spool.bytes_waiting)
         except MigrationError as error:
             logger.critical("%s", error)
         except Exception:
             logger.critical("the inserter failed; what is acknowledged stays in the spool", exc_info=True)
+        finally:
+            self._refuse_replays()
 
     def _step(self) -> bool:
         """One batch, replay or recheck; False when stopping and nothing waits."""
         chosen = self._next_requests()
         if chosen:
-            self._finish(self._compose(chosen))
+            self._begin(Batch(str(uuid.uuid4()), chosen[0].signal, chosen[0].id, chosen[-1].id, self._fields))
         for request in self._take_replays():
             self._answer_replay(request)
         if time.monotonic() >= self._next_recheck:
@@ -145,50 +170,61 @@ class Inserter:
             until = min(until, self._spool.waiting[0].since + self._settings.batch_interval_s)
         return max(until - time.monotonic(), 0.001)
 
-    def _compose(self, chosen: list[Waiting]) -> Batch:
-        batch = Batch(str(uuid.uuid4()), chosen[0].signal, chosen[0].id, chosen[-1].id, self._fields)
-        self._spool.compose(batch)
-        return batch
+    def _begin(self, batch: Batch) -> None:
+        self._write(lambda: self._spool.compose(batch))
+        self._finish(batch)
 
     def _finish(self, batch: Batch) -> None:
         """Repeats a batch until the store has it, then forgets it."""
         started = time.monotonic()
+        attempts = count(1)
         try:
-            self._attempt(lambda: self._insert(batch))
+            self._attempt(lambda: self._insert(batch, next(attempts)))
         except _Permanent as error:
             self._isolate(batch, error.cause)
             return
-        self._spool.forget(batch)
+        self._write(lambda: self._spool.forget(batch))
         self.progress.batches += 1
         self.progress.insert_seconds += time.monotonic() - started
 
-    def _insert(self, batch: Batch) -> None:
+    def _insert(self, batch: Batch, attempt: int) -> None:
         client = self._connected()
-        if batch.signal is Signal.REPLAY:
-            run_replay(client, batch)
-            return
         try:
-            insert(client, self._spool, batch)
+            if batch.signal is Signal.REPLAY:
+                run_replay(client, batch)
+            else:
+                insert(client, self._spool, batch)
         except Exception as error:
-            if is_permanent(error):
+            can_be_halved = batch.first_id != batch.last_id
+            if is_permanent(error, attempt) or (can_be_halved and is_too_much(error, attempt)):
                 raise _Permanent(error) from error
             raise
 
     def _isolate(self, batch: Batch, error: Exception) -> None:
-        """Halves a batch that the store refuses for its content, until the request at fault is alone; that one is kept raw."""
-        requests = self._spool.request_ids(batch)
-        if len(requests) == 1:
-            logger.error("a request cannot be inserted and is kept in the quarantine: %s", error)
-            self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
-            self._spool.forget(batch)
-            self.progress.requests_isolated += 1
+        """Halves a batch that the store refuses for its content, until what is at fault is alone; that is set aside."""
+        parts = halves_of_replay(batch) if batch.signal is Signal.REPLAY else self._halves(batch)
+        if not parts:
+            self._set_aside(batch, error)
             return
-        middle = len(requests) // 2
-        halves = [requests[:middle], requests[middle:]]
-        parts = [Batch(str(uuid.uuid4()), batch.signal, half[0][0], half[-1][0], batch.fields) for half in halves]
-        self._spool.split(batch, parts)
+        self._write(lambda: self._spool.split(batch, parts))
         for part in parts:
             self._finish(part)
+
+    def _halves(self, batch: Batch) -> list[Batch]:
+        """Two batches with the same requests; none if there is only one request."""
+        requests = self._spool.request_ids(batch)
+        middle = len(requests) // 2
+        halves = [half for half in (requests[:middle], requests[middle:]) if half and len(requests) > 1]
+        return [Batch(str(uuid.uuid4()), batch.signal, half[0][0], half[-1][0], batch.fields) for half in halves]
+
+    def _set_aside(self, batch: Batch, error: Exception) -> None:
+        if batch.signal is Signal.REPLAY:
+            logger.error("a quarantined row cannot be charged and stays in the quarantine: %s", error)
+        else:
+            logger.error("a request cannot be inserted and is kept in the quarantine: %s", error)
+            self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
+            self.progress.requests_isolated += 1
+        self._write(lambda: self._spool.forget(batch))
 
     def _take_replays(self) -> list[_ReplayRequest]:
         with self._spool.arrived:
@@ -202,6 +238,13 @@ class Inserter:
             request.done.set_exception(error)
             raise
 
+    def _refuse_replays(self) -> None:
+        """Answers who asked for a replay that will not happen any more."""
+        with self._spool.arrived:
+            self._ended = True
+        for request in self._take_replays():
+            request.done.set_exception(Stopping("the aggregator is stopping", 1.0))
+
     def _recheck(self) -> None:
         """Charges what was unpriced, if the price book changed."""
         if not self._stopping and self._attempt(lambda: self._prices.changed(self._connected())):
@@ -212,7 +255,7 @@ class Inserter:
         """Every row that matches now, once; what is quarantined again by it is not tried a second time."""
         ids = self._attempt(lambda: quarantined_ids(self._connected(), self._spool.receiver, reasons, user_id))
         for start in range(0, len(ids), REPLAY_ROWS_MAX):
-            self._finish(compose_replay(self._spool, ids[start : start + REPLAY_ROWS_MAX]))
+            self._begin(replay_batch(ids[start : start + REPLAY_ROWS_MAX]))
         return len(ids)
 
     def _connected(self) -> Client:
@@ -221,23 +264,33 @@ class Inserter:
         return self._client
 
     def _attempt(self, what: Callable[[], T]) -> T:
-        """Repeats until it succeeds, fails for good, or a stop has run out of time."""
+        """Asks the store until it answers, refuses for good, or a stop has run out of time."""
+        result = self._repeat(what)
+        self.progress.store_up = True
+        return result
+
+    def _write(self, what: Callable[[], None]) -> None:
+        """Writes to the spool, again and again while the disk refuses: a full one may be emptied."""
+        self._repeat(what)
+
+    def _repeat(self, what: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_not_exception_type((_Permanent, MigrationError)),
+            retry=tenacity.retry_if_not_exception_type((_Permanent, MigrationError, Stopping)),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=self._settings.store_retry_max_s),
             sleep=tenacity.sleep_using_event(self._give_up),
             stop=tenacity.stop_when_event_set(self._give_up),
             before_sleep=self._failed,
         )
         try:
-            result = retrying(what)
+            return retrying(what)
         except tenacity.RetryError as error:
             raise _GaveUp from error
-        self.progress.store_up = True
-        return result
 
     def _failed(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, SpoolFailed):
+            logger.error("trying again: %s", error)
+            return
         # A first failure is news; the ones after it say the same.
         log = logger.warning if self.progress.store_up or state.attempt_number == 1 else logger.debug
         log("the store did not answer as it should, trying again (%d bytes wait in the spool): %s", self._spool.bytes_waiting, error)

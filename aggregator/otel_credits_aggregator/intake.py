@@ -1,5 +1,6 @@
 """From a request's bytes to a durable request: what every receiver does, whatever the transport."""
 
+import threading
 from concurrent.futures import Future
 
 from otel_credits_aggregator.otlp import Signal, item_count, parse
@@ -14,7 +15,8 @@ class Intake:
 
     def __init__(self, spool: Spool, request_bytes_max: int) -> None:
         self.request_bytes_max = request_bytes_max
-        self.refused: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._spool = spool
         self._open = True
 
@@ -22,24 +24,25 @@ class Intake:
         """From now on requests are refused as to be tried again."""
         self._open = False
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """Requests that were not taken, by the name of the refusal, since the start."""
+        with self._lock:
+            return dict(self._refused)
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        """Counts a request that was not taken. Receivers call it where they answer, so that each refusal is counted once."""
+        reason = type(refusal).__name__
+        with self._lock:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+
     def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
         """Takes a request in OTLP protobuf; the sender may be told so when the future is done.
 
         Raises:
-            Refusal: the request is not taken; its type says why, its ``retry_delay_s`` whether to try again.
+            Refusal: the request is not taken; its type says why, its ``retry_delay_s`` whether to try again. The future
+                may have one, too.
         """
-        try:
-            return self._accept(signal, payload)
-        except Refusal as refusal:
-            self.count_refusal(refusal)
-            raise
-
-    def count_refusal(self, refusal: Refusal) -> None:
-        """Counts a request that was not taken, for the metrics."""
-        reason = type(refusal).__name__
-        self.refused[reason] = self.refused.get(reason, 0) + 1
-
-    def _accept(self, signal: Signal, payload: bytes) -> "Future[int]":
         if not self._open:
             raise Stopping("the aggregator is stopping", 1.0)
         if len(payload) > self.request_bytes_max:

@@ -29,6 +29,9 @@ _OUTCOMES = {
     "not_usage": "is no usage",
 }
 
+# How long a scrape waits for the store, in seconds. Prometheus itself gives up after 10 by default.
+_ANSWER_TIMEOUT_S = 5.0
+
 _Outcomes = dict[tuple[str, str, str], int]
 
 
@@ -82,18 +85,26 @@ class AggregatorMetrics(Collector):
         """(signal, outcome, reason) to items; None while the store is away."""
         if not self._inserter.progress.migrated:
             return None
-        with self._lock:
-            try:
-                self._client = self._client or connect(self._settings.dsn)
-                found = rows(
-                    self._client,
-                    "SELECT signal, outcome, reason, sum(items) AS total FROM ingest_outcomes "
-                    "WHERE receiver = {receiver:String} GROUP BY signal, outcome, reason",
-                    {"receiver": self._spool.receiver},
-                )
-            except ClickHouseError:
-                self._client = None
-                return None
+        # A store that does not answer must not collect scrapes, one thread each.
+        if not self._lock.acquire(timeout=_ANSWER_TIMEOUT_S):
+            return None
+        try:
+            return self._ask()
+        finally:
+            self._lock.release()
+
+    def _ask(self) -> _Outcomes | None:
+        try:
+            self._client = self._client or connect(self._settings.dsn, _ANSWER_TIMEOUT_S)
+            found = rows(
+                self._client,
+                "SELECT signal, outcome, reason, sum(items) AS total FROM ingest_outcomes "
+                "WHERE receiver = {receiver:String} GROUP BY signal, outcome, reason",
+                {"receiver": self._spool.receiver},
+            )
+        except ClickHouseError:
+            self._client = None
+            return None
         return {(row["signal"], row["outcome"], row["reason"]): row["total"] for row in found}
 
 

@@ -4,20 +4,20 @@ Nothing here looks at an attribute: ClickHouse decodes the bytes (clickhouse/otl
 """
 
 import base64
-import binascii
 import json
 from enum import StrEnum
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest, ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
 from otel_credits_aggregator.outcomes import BadRequest
 
-__all__ = ["RECEIVED", "Signal", "from_json", "item_count", "parse", "response_type"]
+__all__ = ["ENVELOPE_FIELD", "RECEIVED", "Signal", "from_json", "item_count", "parse", "response_type"]
 
 
 class Signal(StrEnum):
@@ -28,6 +28,9 @@ class Signal(StrEnum):
     LOGS = "logs"
     REPLAY = "replay"  # not received: what an insert takes from the quarantine
 
+
+# Where the aggregator adds what it knows of a request (Envelope in clickhouse/otlp.proto).
+ENVELOPE_FIELD = 1000
 
 RECEIVED = (Signal.TRACES, Signal.METRICS, Signal.LOGS)
 
@@ -52,12 +55,17 @@ def parse(signal: Signal, payload: bytes) -> Message:
     """The request in these bytes.
 
     Raises:
-        BadRequest: they are not a protobuf message of the signal's request type.
+        BadRequest: they are not a protobuf message of the signal's request type, or have a field that is ours to add.
     """
     try:
-        return _REQUESTS[signal].FromString(payload)
+        request = _REQUESTS[signal].FromString(payload)
     except DecodeError as error:
         raise BadRequest(f"not an OTLP {signal} request: {error}") from error
+    # Messages concatenate: an envelope within the request would be merged with the one that the insert appends.
+    unknown = UnknownFieldSet(request)
+    if any(unknown[number].field_number == ENVELOPE_FIELD for number in range(len(unknown))):
+        raise BadRequest(f"field {ENVELOPE_FIELD} of a request is the aggregator's own")
+    return request
 
 
 def item_count(signal: Signal, request: Any) -> int:
@@ -85,9 +93,14 @@ def from_json(signal: Signal, body: bytes) -> bytes:
         BadRequest: the body is no JSON, or not of the request's shape.
     """
     try:
-        message = json_format.ParseDict(_ids_to_base64(json.loads(body)), _REQUESTS[signal](), ignore_unknown_fields=True)
-    except (ValueError, RecursionError, json_format.ParseError, binascii.Error) as error:
-        raise BadRequest(f"not an OTLP/JSON {signal} request: {error}") from error
+        request = json.loads(body)
+        if not isinstance(request, dict):
+            raise ValueError("not a JSON object")
+        message = json_format.ParseDict(_ids_to_base64(request), _REQUESTS[signal](), ignore_unknown_fields=True)
+    except Exception as error:
+        # Protobuf's converter raises whatever an odd value makes it meet: OverflowError, SystemError, RecursionError ...
+        reason = str(error).encode(errors="replace").decode()
+        raise BadRequest(f"not an OTLP/JSON {signal} request: {reason}") from error
     return message.SerializeToString()
 
 

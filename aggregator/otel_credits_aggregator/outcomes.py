@@ -12,7 +12,7 @@ import grpc
 __all__ = ["BadRequest", "Refusal", "RequestTooLarge", "SpoolFailed", "SpoolFull", "Stopping", "UnsupportedMediaType"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Refusal(Exception):
     """A request that was not accepted; nothing of it was kept.
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from otel_credits_aggregator.batch_insert import token_settings
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.spool import Batch, Spool
+from otel_credits_aggregator.spool import Batch
 from otel_credits_aggregator.store import Client, rows
 
-__all__ = ["REPLAY_ROWS_MAX", "PriceWatch", "compose_replay", "quarantined_ids", "run_replay"]
+__all__ = ["REPLAY_ROWS_MAX", "PriceWatch", "halves_of_replay", "quarantined_ids", "replay_batch", "run_replay"]
 
 REPLAY_ROWS_MAX = 10_000
 ROWS_LOOKED_AT_MAX = 1_000_000
@@ -55,11 +55,16 @@ def quarantined_ids(client: Client, receiver: str, reasons: Sequence[str] = (), 
     return [row["id"] for row in found]
 
 
-def compose_replay(spool: Spool, ids: Sequence[str]) -> Batch:
-    """Makes it durable that these rows are replayed together."""
-    batch = Batch(str(uuid.uuid4()), Signal.REPLAY, 0, -1, json.dumps(list(ids)).encode())
-    spool.compose(batch)
-    return batch
+def replay_batch(ids: Sequence[str]) -> Batch:
+    """A batch that replays these rows; it has no requests in the spool."""
+    return Batch(str(uuid.uuid4()), Signal.REPLAY, 0, -1, json.dumps(list(ids)).encode())
+
+
+def halves_of_replay(batch: Batch) -> list[Batch]:
+    """Two batches that replay the same rows; none if there is only one row."""
+    ids = json.loads(batch.fields)
+    middle = len(ids) // 2
+    return [replay_batch(ids[:middle]), replay_batch(ids[middle:])] if middle else []
 
 
 def run_replay(client: Client, batch: Batch) -> None:

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -25,6 +28,8 @@ __all__ = ["Aggregator", "serve"]
 
 logger = logging.getLogger(__name__)
 _GRPC_GRACE_S = 3.0
+_HTTP_GRACE_S = 3
+_THREADS_END_S = 3.0
 
 
 class Aggregator:
@@ -40,13 +45,17 @@ class Aggregator:
         self._grpc: grpc.Server | None = None
 
     def start(self) -> None:
-        """Starts inserting and OTLP/gRPC.
+        """Starts OTLP/gRPC and inserting.
 
         Raises:
-            RuntimeError: the port is taken.
+            RuntimeError: the port is taken; nothing was started.
         """
+        try:
+            self._grpc = start_grpc(self.intake, self.settings)
+        except RuntimeError:
+            self.spool.close()
+            raise
         self.inserter.start()
-        self._grpc = start_grpc(self.intake, self.settings)
 
     def readiness(self) -> dict[str, bool]:
         """What must hold before the aggregator calls itself ready, and whether it does."""
@@ -68,9 +77,10 @@ class Aggregator:
 
 
 def serve(settings: Settings) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code."""
+    """Runs until SIGTERM or SIGINT; returns the exit code, with which the process must end soon afterwards."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    # What uvicorn says of starting and stopping is said below, once for both of its servers.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         aggregator = Aggregator(settings)
     except (OSError, sqlite3.Error) as error:
@@ -79,16 +89,22 @@ def serve(settings: Settings) -> int:
     try:
         aggregator.start()
     except RuntimeError as error:
-        logger.critical("port %d cannot be listened on: %s", settings.grpc_port, error)
-        aggregator.stop()
+        logger.critical("port %d (OTEL_CREDITS_GRPC_PORT) cannot be listened on: %s", settings.grpc_port, error)
         return 1
     return asyncio.run(_serve_http(aggregator))
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """Ends the process if a thread that waits for the store still holds it then: all is in the store or the spool."""
+    watchdog = threading.Timer(seconds, os._exit, (code,))
+    watchdog.daemon = True
+    watchdog.start()
 
 
 async def _serve_http(aggregator: Aggregator) -> int:
     settings = aggregator.settings
     servers = [
-        _HttpServer(create_http_receiver(aggregator.intake), settings.host, settings.http_port),
+        _HttpServer(create_http_receiver(aggregator.intake, settings.receive_threads), settings.host, settings.http_port),
         _HttpServer(create_app(settings, aggregator), settings.host, settings.api_port),
     ]
     stop = asyncio.Event()
@@ -105,9 +121,11 @@ async def _serve_http(aggregator: Aggregator) -> int:
     aggregator.intake.close()
     for server in servers:
         server.should_exit = True
-    await asyncio.gather(*tasks, return_exceptions=True)
+    # Whatever the API still waits for, it does not keep what was acknowledged from being inserted.
+    await asyncio.wait(tasks, timeout=_HTTP_GRACE_S + 1)
     empty = await asyncio.to_thread(aggregator.stop)
     logger.info("stopped; the spool %s", "is empty" if empty else "is inserted at the next start")
+    _end_within(_THREADS_END_S, int(failed))
     return int(failed)
 
 
@@ -116,14 +134,14 @@ class _HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         super().__init__(
-            uvicorn.Config(app, host=host, port=port, log_config=None, lifespan="off", access_log=False, timeout_graceful_shutdown=3)
+            uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=_HTTP_GRACE_S)
         )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def serve(self, sockets: list[object] | None = None) -> None:
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         # uvicorn calls sys.exit where it cannot listen; within a task that would tear down the loop.
         with contextlib.suppress(SystemExit):
-            await super().serve(sockets)  # type: ignore[arg-type]
+            await super().serve(sockets)

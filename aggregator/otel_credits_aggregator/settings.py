@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     request_bytes_max: int = Field(64 << 20, ge=1 << 10, description="Largest request, uncompressed, in bytes.")
     spool_bytes_max: int = Field(1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay.")
-    receive_threads: int = Field(16, ge=1, le=256, description="Requests handled at once over gRPC.")
+    receive_threads: int = Field(16, ge=1, le=256, description="Requests decoded at once, for each of gRPC and HTTP.")
     retry_delay_s: float = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
     batch_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
     batch_interval_s: float = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")

@@ -3,8 +3,12 @@
 An SQLite file in WAL mode with ``synchronous=FULL``: a request is durable when :meth:`Spool.append` returns. One thread writes;
 what arrives while it commits is committed together next time, so that many senders share one fsync. The composition of each
 insert (:class:`Batch`) is durable before the insert starts, so that after a crash the same bytes go out with the same token.
+A spool belongs to one process: two that inserted the same requests at the same moment could both charge them.
 """
 
+import contextlib
+import fcntl
+import logging
 import sqlite3
 import threading
 import time
@@ -15,12 +19,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFailed, SpoolFull, Stopping
 
 __all__ = ["Batch", "Spool", "Waiting"]
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
@@ -81,14 +87,21 @@ class Batch:
 
 
 class Spool:
-    """The durable queue between the receivers and the inserter. Methods may be called from any thread."""
+    """The durable queue between the receivers and the inserter. Methods may be called from any thread.
+
+    Raises:
+        BlockingIOError: another process has this spool open.
+        sqlite3.Error: the file is no spool, or cannot be written.
+    """
 
     def __init__(self, path: Path, bytes_max: int, retry_delay_s: float) -> None:
+        self._lock_file = _locked(path.with_suffix(".lock"))
         self._bytes_max = bytes_max
         self._retry_delay_s = retry_delay_s
         self._bytes = 0
         self._lock = threading.Lock()
         self._stopping = False
+        self._failing = False
         self._writes: SimpleQueue[tuple[_Write, int, Future[Any]] | None] = SimpleQueue()
         self._writer_connection = _connect(path)
         self._writer_connection.executescript(_SCHEMA)
@@ -129,7 +142,7 @@ class Spool:
             _count_received(connection, signal, items)
             return int(cursor.lastrowid or 0)
 
-        future: Future[int] = Future()
+        future: Future[int] = _uncancellable()
         future.add_done_callback(lambda done: self._appended(done, signal, len(payload)))
         self._submit(write, len(payload), future)
         return future
@@ -202,7 +215,9 @@ class Spool:
         self._writes.put(None)
         self._writer.join()
         self._writer_connection.close()
-        self._reader.close()
+        with self._lock:
+            self._reader.close()
+        self._lock_file.close()
 
     def _identify(self) -> str:
         row = self._writer_connection.execute("SELECT receiver FROM identity").fetchone()
@@ -248,7 +263,7 @@ class Spool:
         future.set_exception(Stopping("the aggregator is stopping", self._retry_delay_s))
 
     def _now(self, write: _Write) -> Any:
-        future: Future[Any] = Future()
+        future: Future[Any] = _uncancellable()
         self._submit(write, 0, future)
         return future.result()
 
@@ -278,17 +293,42 @@ class Spool:
             connection.execute("BEGIN IMMEDIATE")
             results = [write(connection) for write, _, _ in group]
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:
+            # Whatever it is, the writer goes on: a thread that ended here would leave every sender waiting for ever.
             _roll_back(connection)
             self._fail(group, error)
             return
+        if self._failing:
+            logger.info("the spool can be written again")
+            self._failing = False
         for (_, _, future), result in zip(group, results, strict=True):
             future.set_result(result)
 
-    def _fail(self, group: list[tuple[_Write, int, "Future[Any]"]], error: sqlite3.Error) -> None:
+    def _fail(self, group: list[tuple[_Write, int, "Future[Any]"]], error: Exception) -> None:
+        if not self._failing:
+            logger.error("the spool cannot be written, senders are told to try again: %s", error)
+            self._failing = True
         refusal = SpoolFailed(f"the spool could not be written: {error}", self._retry_delay_s)
         for _, _, future in group:
             future.set_exception(refusal)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """Opens a file and locks it until it is closed or the process ends, however it ends."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise BlockingIOError(error.errno, "another otel-credits uses this folder", str(path)) from None
+    return file
+
+
+def _uncancellable() -> "Future[Any]":
+    """A future that whoever waits for it may abandon, but not cancel: the writer answers each one."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -313,5 +353,7 @@ def _insert_batch(connection: sqlite3.Connection, batch: Batch) -> None:
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLite itself has rolled back after some failures, a full disk among them.
     if connection.in_transaction:
-        connection.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")

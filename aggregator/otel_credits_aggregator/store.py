@@ -31,20 +31,28 @@ def is_embedded(dsn: str) -> bool:
     return urlsplit(dsn).scheme == "chdb"
 
 
-def connect(dsn: str) -> Client:
+def connect(dsn: str, answer_timeout_s: float | None = None) -> Client:
     """Opens a client of the store.
+
+    Args:
+        dsn: the store.
+        answer_timeout_s: how long a server may take to answer, in seconds; None: what the DSN says, else 300.
 
     Raises:
         ClickHouseError: the store cannot be reached or refuses; the message says which.
     """
-    # A session would make a server answer one query at a time; the embedded engine has no use for the option.
-    options = {} if is_embedded(dsn) else {"autogenerate_session_id": False}
+    options: dict[str, Any] = {}
+    if not is_embedded(dsn):
+        # A session would make a server answer one query at a time.
+        options["autogenerate_session_id"] = False
+        if answer_timeout_s is not None:
+            options["send_receive_timeout"] = answer_timeout_s
     return clickhouse_connect.get_client(dsn=dsn, **options)
 
 
 def rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> list[Row]:
     """The result of a query, one dict a row. Parameters are bound by the server: ``{name:Type}`` in the text."""
-    result = client.query(sql, parameters=parameters, settings=settings or None)
+    result = client.query(sql, parameters=dict(parameters or {}), settings=settings or None)
     return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
 
@@ -55,5 +63,5 @@ def json_rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = N
         "output_format_json_quote_64bit_integers": 0,
         "date_time_output_format": "iso",
     }
-    text = client.raw_query(sql, parameters=parameters, settings={**exact, **settings}, fmt="JSONEachRow")
+    text = client.raw_query(sql, parameters=dict(parameters or {}), settings={**exact, **settings}, fmt="JSONEachRow")
     return text.splitlines()

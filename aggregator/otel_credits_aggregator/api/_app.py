@@ -1,0 +1,47 @@
+"""The app factory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _sql, _users
+from otel_credits_aggregator.api._errors import add_error_handlers
+from otel_credits_aggregator.api._state import Aggregator, State
+from otel_credits_aggregator.ledger import Ledger, LocalLedger, store_id
+from otel_credits_aggregator.settings import Settings
+
+__all__ = ["create_app"]
+
+_DESCRIPTION = """
+The credit ledger: balances, grants, charges, prices, and what could not be charged.
+
+Credits and quantities are decimal strings in answers, and best sent as strings (a JSON number is read by its shortest
+decimal form). Times are UTC, ISO 8601. Every error is `{"detail": "what is wrong and what to do"}`.
+"""
+
+
+def create_app(settings: Settings, aggregator: Aggregator, ledger: Ledger | None = None) -> FastAPI:
+    """The aggregator's HTTP API.
+
+    Args:
+        settings: names the store.
+        aggregator: the server around the API; its readiness, its metrics, its replay of the quarantine.
+        ledger: what is served; None opens the settings' store, and closes it when the app shuts down.
+    """
+    served = ledger or LocalLedger(settings.dsn, replay=aggregator.replay)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if ledger is None:
+            await asyncio.to_thread(served.close)
+
+    app = FastAPI(title="otel-credits", version="1", description=_DESCRIPTION, redoc_url=None, lifespan=lifespan)
+    app.state.otel_credits = State(served, aggregator, store_id(settings.dsn))
+    add_error_handlers(app)
+    app.include_router(_operations.router)
+    for part in (_users, _records, _prices, _quarantine, _sql):
+        app.include_router(part.router, prefix="/api/v1")
+    return app

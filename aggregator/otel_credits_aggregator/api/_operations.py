@@ -1,0 +1,44 @@
+"""Whether the server lives, whether it is ready, and its numbers."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from otel_credits_aggregator.api._state import StateOfApp
+from otel_credits_aggregator.ledger.models import Health
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["operations"])
+
+
+class ReadinessReport(BaseModel):
+    """Whether the server is migrated, replayed and receiving; `missing` lists which of these does not hold yet."""
+
+    ready: bool
+    missing: list[str]
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz(state: StateOfApp) -> Health:
+    return Health(service="otel-credits", store=state.store_id)
+
+
+@router.get(
+    "/readyz",
+    summary="Whether the server is migrated, replayed and receiving",
+    response_model=ReadinessReport,
+    responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": ReadinessReport}},
+)
+def readyz(state: StateOfApp) -> JSONResponse:
+    missing = [name for name, holds in state.aggregator.readiness().items() if not holds]
+    status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
+    return JSONResponse(ReadinessReport(ready=not missing, missing=missing).model_dump(), status)
+
+
+@router.get("/metrics", summary="Prometheus metrics, with the accounting of every span", response_class=Response)
+def metrics(state: StateOfApp) -> Response:
+    return Response(state.aggregator.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,29 @@
+"""What was charged, by event and by month, and whether the totals agree with it."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
+from otel_credits_aggregator.ledger import Difference, Event, MonthlyUsage
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["ledger"])
+
+
+@router.get("/events", summary="The latest charges, newest first", responses=errors())
+def list_events(ledger: LedgerOfApp, user: QueryUserId = None, limit: Limit = LIMIT) -> Sequence[Event]:
+    return ledger.events(user, limit)
+
+
+@router.get("/usage/monthly", summary="Consumption by month, action and model", responses=errors())
+def list_monthly_usage(ledger: LedgerOfApp, user: QueryUserId = None, limit: Limit = LIMIT) -> Sequence[MonthlyUsage]:
+    return ledger.monthly_usage(user, limit)
+
+
+@router.get("/reconcile", summary="Where totals differ from their events and grants", responses=errors())
+def reconcile(ledger: LedgerOfApp, user: QueryUserId = None) -> Sequence[Difference]:
+    """An empty list says that every balance and every monthly total is the exact sum of its entries."""
+    return ledger.reconcile(user)

@@ -1,0 +1,71 @@
+"""What the routes work with, and parameters that several of them have."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Path, Query, Request
+
+from otel_credits_aggregator.ledger import Ledger
+from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT, LIMIT_MAX
+from otel_credits_aggregator.ledger.models import UserId
+
+__all__ = [
+    "LIMIT",
+    "Aggregator",
+    "LedgerOfApp",
+    "Limit",
+    "Metrics",
+    "PathUserId",
+    "QueryUserId",
+    "State",
+    "StateOfApp",
+]
+
+
+class Metrics(Protocol):
+    """The server's numbers."""
+
+    def text(self) -> bytes:
+        """The Prometheus text exposition."""
+
+
+class Aggregator(Protocol):
+    """What the API needs of the server around it."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Its numbers."""
+
+    def readiness(self) -> Mapping[str, bool]:
+        """What must hold before it is ready, and whether it does."""
+
+    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
+        """See `ledger.Replay`."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What an app was made with."""
+
+    ledger: Ledger
+    aggregator: Aggregator
+    store_id: str
+
+
+async def _state(request: Request) -> State:
+    state: State = request.app.state.otel_credits
+    return state
+
+
+async def _ledger(request: Request) -> Ledger:
+    return (await _state(request)).ledger
+
+
+StateOfApp = Annotated[State, Depends(_state)]
+LedgerOfApp = Annotated[Ledger, Depends(_ledger)]
+PathUserId = Annotated[UserId, Path(description="The user's id, percent-encoded.")]
+QueryUserId = Annotated[UserId | None, Query(alias="user", description="Only this user.")]
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="Rows at most.")]
+LIMIT = LIMIT_DEFAULT

@@ -1,0 +1,60 @@
+"""Balances, grants and profiles."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, PathUserId
+from otel_credits_aggregator.ledger import Balance, Grant, NewGrant, Profile, User
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["users"])
+
+
+# An id may contain slashes: `:path` matches them, however the client encoded them.
+@router.get("/users/{user_id:path}/balance", summary="What a user has left", responses=errors(HTTPStatus.NOT_FOUND))
+def read_balance(user_id: PathUserId, ledger: LedgerOfApp) -> Balance:
+    """404 for an id to which nothing was granted, which used nothing and has no profile: most likely a mistyped id."""
+    return ledger.balance(user_id)
+
+
+@router.get("/users/{user_id:path}/grants", summary="What was granted to a user, newest first", responses=errors())
+def list_grants(user_id: PathUserId, ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[Grant]:
+    return ledger.grants(user_id, limit)
+
+
+@router.post(
+    "/users/{user_id:path}/grants",
+    summary="Grant credits",
+    status_code=HTTPStatus.CREATED,
+    responses=errors(HTTPStatus.CONFLICT)
+    | {HTTPStatus.OK.value: {"model": Grant, "description": "Was granted before."}},
+)
+def grant(user_id: PathUserId, new: NewGrant, ledger: LedgerOfApp, response: Response) -> Grant:
+    """201 for a new grant. The same `grant_id` again grants nothing more and answers 200 with the first one.
+
+    409 if that one is of another user or amount.
+    """
+    granted, is_new = ledger.grant(user_id, new)
+    if not is_new:
+        response.status_code = HTTPStatus.OK
+    return granted
+
+
+@router.put("/users/{user_id:path}", summary="Remember a user's email and name", responses=errors())
+def set_user(user_id: PathUserId, profile: Profile, ledger: LedgerOfApp) -> User:
+    """What is left out or empty stays as it was. Answers what is known now."""
+    return ledger.set_user(user_id, profile)
+
+
+@router.get("/users", summary="Profiles, by user id", responses=errors())
+def list_users(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[User]:
+    return ledger.users(limit)
+
+
+@router.get("/balances", summary="What each user has left, by user id", responses=errors())
+def list_balances(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[Balance]:
+    return ledger.balances(limit)

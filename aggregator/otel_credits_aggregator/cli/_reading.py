@@ -1,0 +1,54 @@
+"""`sql`, `balance`, `events`, `reconcile`."""
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from otel_credits_aggregator.cli import _tables
+from otel_credits_aggregator.cli._arguments import AsJson, Limit, User, UserOption
+from otel_credits_aggregator.cli._errors import EXIT_COULD_NOT, complain
+from otel_credits_aggregator.cli._ledger import open_ledger
+from otel_credits_aggregator.cli._output import print_rows, print_sql_rows
+
+__all__ = ["add_to"]
+
+
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One statement that reads the ledger's tables.")],
+    as_json: AsJson = False,
+) -> None:
+    """Run a read-only SQL query (ClickHouse's dialect)."""
+    with closing(open_ledger()) as ledger:
+        print_sql_rows(ledger.sql(query), as_json=as_json)
+
+
+def balance(user: User, as_json: AsJson = False) -> None:
+    """Show what a user has left."""
+    with closing(open_ledger()) as ledger:
+        print_rows([ledger.balance(user)], _tables.BALANCE, as_json=as_json, none="")
+
+
+def events(user: UserOption = None, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Show the latest charges, newest first."""
+    with closing(open_ledger()) as ledger:
+        rows = ledger.events(user, limit)
+    print_rows(rows, _tables.EVENT, as_json=as_json, none="nothing was charged yet")
+
+
+def reconcile(user: UserOption = None, as_json: AsJson = False) -> None:
+    """Compare every balance and monthly total with the events and grants behind it; exit code 1 if one differs."""
+    with closing(open_ledger()) as ledger:
+        rows = ledger.reconcile(user)
+    print_rows(rows, _tables.DIFFERENCE, as_json=as_json, none="all totals agree with their events and grants")
+    if rows:
+        complain(f"{len(rows)} totals differ from their events and grants")
+        raise typer.Exit(EXIT_COULD_NOT)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands."""
+    app.command(epilog='Example: otel-credits sql "SELECT user_id, current_balance FROM user_credit_balances"')(sql)
+    app.command(epilog="Example: otel-credits balance 42 --json")(balance)
+    app.command(epilog="Example: otel-credits events --user 42 --limit 5")(events)
+    app.command(epilog="Example: otel-credits reconcile")(reconcile)

@@ -1,0 +1,61 @@
+"""Which columns people see of each kind of row. JSON has all fields."""
+
+from otel_credits_aggregator.cli._output import Column
+
+__all__ = ["BALANCE", "DIFFERENCE", "EVENT", "GRANT", "PRICE", "QUARANTINED_USAGE", "QUARANTINE_REASON", "USER"]
+
+BALANCE = (
+    Column("user_id", "user"),
+    Column("email", "email"),
+    Column("current_balance", "balance"),
+    Column("current_month_consumed", "this month"),
+    Column("lifetime_granted", "granted"),
+    Column("lifetime_consumed", "consumed"),
+)
+EVENT = (
+    Column("created_at", "time (UTC)"),
+    Column("user_id", "user"),
+    Column("action_type", "action"),
+    Column("model", "model"),
+    Column("input_tokens", "input"),
+    Column("output_tokens", "output"),
+    Column("credits_charged", "credits"),
+    Column("description", "description"),
+)
+GRANT = (
+    Column("grant_id", "grant"),
+    Column("user_id", "user"),
+    Column("credits", "credits"),
+    Column("reason", "reason"),
+    Column("created_at", "time (UTC)"),
+)
+USER = (Column("id", "user"), Column("email", "email"), Column("name", "name"))
+PRICE = (
+    Column("action_type", "action"),
+    Column("model", "model"),
+    Column("unit", "unit"),
+    Column("credits_per_unit", "credits a unit"),
+    Column("effective_from", "from (UTC)"),
+    Column("status", "status"),
+    Column("source", "source"),
+)
+QUARANTINED_USAGE = (
+    Column("last_received_at", "received (UTC)"),
+    Column("reason", "reason"),
+    Column("user_id", "user"),
+    Column("action_type", "action"),
+    Column("model", "model"),
+    Column("service_name", "service"),
+    Column("copies", "copies"),
+    Column("event_id", "event"),
+)
+QUARANTINE_REASON = (Column("reason", "reason"), Column("usages", "usages"), Column("detail", "what to do"))
+DIFFERENCE = (
+    Column("user_id", "user"),
+    Column("month", "month"),
+    Column("action_type", "action"),
+    Column("model", "model"),
+    Column("total", "total"),
+    Column("expected", "expected"),
+    Column("found", "found"),
+)

@@ -1,0 +1,67 @@
+"""The ledger as the API and the command use it: one interface, twice implemented.
+
+`LocalLedger` reads and writes the store (embedded or a server), `RemoteLedger` asks a running aggregator's API. Both
+answer with the same models and raise the same errors, and one contract test runs over both.
+
+Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
+`_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_read_only_sql` (what a query from outside
+may do), `local`, `remote`.
+"""
+
+from otel_credits_aggregator.ledger.errors import (
+    BusyError,
+    ConflictError,
+    InvalidQueryError,
+    InvalidRequestError,
+    LedgerError,
+    NotFoundError,
+    ServerUnreachableError,
+    StoreUnavailableError,
+)
+from otel_credits_aggregator.ledger.interface import Ledger
+from otel_credits_aggregator.ledger.local import LocalLedger, Replay, store_id
+from otel_credits_aggregator.ledger.models import (
+    Balance,
+    Difference,
+    Event,
+    Grant,
+    MonthlyUsage,
+    NewGrant,
+    NewPrice,
+    Price,
+    Profile,
+    QuarantinedUsage,
+    QuarantineReason,
+    Replayed,
+    User,
+)
+from otel_credits_aggregator.ledger.remote import RemoteLedger
+
+__all__ = [
+    "Balance",
+    "BusyError",
+    "ConflictError",
+    "Difference",
+    "Event",
+    "Grant",
+    "InvalidQueryError",
+    "InvalidRequestError",
+    "Ledger",
+    "LedgerError",
+    "LocalLedger",
+    "MonthlyUsage",
+    "NewGrant",
+    "NewPrice",
+    "NotFoundError",
+    "Price",
+    "Profile",
+    "QuarantineReason",
+    "QuarantinedUsage",
+    "RemoteLedger",
+    "Replay",
+    "Replayed",
+    "ServerUnreachableError",
+    "StoreUnavailableError",
+    "User",
+    "store_id",
+]

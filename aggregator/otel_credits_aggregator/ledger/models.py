@@ -1,0 +1,277 @@
+"""What goes into the ledger and comes out of it, the same in the API, the command and Python.
+
+Decimals are exact strings in JSON, without exponent and without trailing zeros; times are UTC, ISO 8601.
+"""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+__all__ = [
+    "CREDITS_MAX",
+    "NAME_BYTES_MAX",
+    "Balance",
+    "Difference",
+    "Event",
+    "Grant",
+    "Health",
+    "MonthlyUsage",
+    "NewGrant",
+    "NewPrice",
+    "Price",
+    "Profile",
+    "QuarantineReason",
+    "QuarantinedUsage",
+    "Replayed",
+    "User",
+    "UserId",
+    "exact_text",
+]
+
+# The same bounds as the chain has for usage (clickhouse/migrations/0004_usage_chain.sql).
+CREDITS_MAX = Decimal(10**18)
+NAME_BYTES_MAX = 512
+_DECIMAL_PLACES = 12
+
+
+def exact_text(value: Decimal) -> str:
+    """A decimal as people write it: all digits, no exponent, no trailing zeros."""
+    text = f"{value:f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, best as a string")
+    return value
+
+
+def _at_most_12_places(value: Decimal) -> Decimal:
+    exponent = value.normalize().as_tuple().exponent
+    if isinstance(exponent, int) and -exponent > _DECIMAL_PLACES:
+        raise ValueError(f"has more than {_DECIMAL_PLACES} decimal places")
+    return value
+
+
+def _short_text(value: str) -> str:
+    try:
+        size_bytes = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError("is not valid Unicode") from None
+    if size_bytes > NAME_BYTES_MAX:
+        raise ValueError(f"is longer than {NAME_BYTES_MAX} bytes")
+    return value
+
+
+def _not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _iso_text(value: object) -> object:
+    """Refuses numbers: 2026 is a year to people and a second of 1970 to machines."""
+    if isinstance(value, datetime) or (isinstance(value, str) and "-" in value):
+        return value
+    raise ValueError("must be a date or time as in ISO 8601, for example 2026-01-31 or 2026-01-31T12:00:00Z")
+
+
+def _utc(value: datetime) -> datetime:
+    """A time without a zone is taken as UTC."""
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Exact = Annotated[Decimal, PlainSerializer(exact_text, return_type=str, when_used="json")]
+ExactInput = Annotated[Exact, BeforeValidator(_not_bool), AfterValidator(_at_most_12_places)]
+Text = Annotated[str, AfterValidator(_short_text)]
+Name = Annotated[str, AfterValidator(_not_empty), AfterValidator(_short_text)]
+UserId = Name
+Utc = Annotated[datetime, AfterValidator(_utc)]
+UtcInput = Annotated[Utc, BeforeValidator(_iso_text)]
+
+
+class _Row(BaseModel):
+    """A row of a result."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class _Input(BaseModel):
+    """What a caller gives; an unknown field is a mistake, not something to ignore."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Health(_Row):
+    """What a running aggregator says of itself; `store` tells whether two processes mean the same store."""
+
+    status: Literal["ok"] = "ok"
+    service: Literal["otel-credits"]
+    store: str
+
+
+class Balance(_Row):
+    """What a user has left. `updated_at` is empty for a user who is known by profile only."""
+
+    user_id: str
+    email: str = ""
+    name: str = ""
+    current_balance: Exact = Decimal(0)
+    current_month_consumed: Exact = Decimal(0)
+    lifetime_granted: Exact = Decimal(0)
+    lifetime_consumed: Exact = Decimal(0)
+    updated_at: Utc | None = None
+
+
+class User(_Row):
+    """What is known of a user."""
+
+    id: str
+    email: str
+    name: str
+
+
+class Event(_Row):
+    """A charge: one row of `credit_usage_events`."""
+
+    event_id: UUID
+    user_id: str
+    action_type: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    credits_charged: Exact
+    description: str
+    resource_id: str
+    resource_type: str
+    metadata: dict[str, str]
+    units: dict[str, Exact]
+    prices: dict[str, Exact]
+    service_name: str
+    trace_id: str
+    span_id: str
+    created_at: Utc
+    received_at: Utc
+
+
+class Grant(_Row):
+    """Credits given to a user."""
+
+    grant_id: str
+    user_id: str
+    credits: Exact
+    reason: str
+    created_at: Utc
+
+
+class MonthlyUsage(_Row):
+    """What a user consumed in a month of one action and model."""
+
+    user_id: str
+    month: date
+    action_type: str
+    model: str
+    events: int
+    input_tokens: int
+    output_tokens: int
+    credits_consumed: Exact
+
+
+class Price(_Row):
+    """A row of the price book; `status` is current, future, past or replaced."""
+
+    action_type: str
+    model: str
+    unit: str
+    credits_per_unit: Exact
+    effective_from: Utc
+    source: str
+    created_at: Utc
+    status: str
+
+
+class QuarantinedUsage(_Row):
+    """A usage that could not be charged; `detail` says what to do."""
+
+    event_id: UUID
+    reason: str
+    detail: str
+    copies: int
+    items: int
+    user_id: str
+    action_type: str
+    model: str
+    signal: str
+    name: str
+    service_name: str
+    trace_id: str
+    span_id: str
+    attributes: dict[str, str]
+    first_received_at: Utc
+    last_received_at: Utc
+
+
+class QuarantineReason(_Row):
+    """How many usages are quarantined for a reason, and what to do about it."""
+
+    reason: str
+    usages: int
+    items: int
+    detail: str = ""
+    first_received_at: Utc
+    last_received_at: Utc
+
+
+class Replayed(_Row):
+    """How many rows of the quarantine were tried again. What could not be charged this time either is still there."""
+
+    tried: int
+
+
+class Difference(_Row):
+    """A running total that is not the sum of its events or grants.
+
+    `total` names it: granted, consumed and events are behind the balance (action_type and model are empty);
+    credits_consumed, events, input_tokens and output_tokens are the monthly usage of an action and model.
+    """
+
+    user_id: str
+    month: date
+    action_type: str
+    model: str
+    total: str
+    expected: Exact
+    found: Exact
+
+
+class NewGrant(_Input):
+    """Credits to give; the same `grant_id` again gives nothing more."""
+
+    credits: ExactInput = Field(
+        gt=0, le=CREDITS_MAX, description="Decimal string, at most 12 decimal places.", examples=["100"]
+    )
+    reason: Text = Field("", examples=["welcome"])
+    grant_id: Name | None = Field(None, description="Idempotency key; made up if left out.", examples=["order-1234"])
+
+
+class Profile(_Input):
+    """What to remember of a user; what is left out or empty stays as it was."""
+
+    email: Text = Field("", examples=["ada@example.com"])
+    name: Text = Field("", examples=["Ada"])
+
+
+class NewPrice(_Input):
+    """A price to add. Without `effective_from` it applies from now on, and to what waits as unpriced."""
+
+    action_type: Name = Field("*", description="Action, or * for any.", examples=["ai_chat_message"])
+    model: Name = Field("*", description="Model, or * for any.")
+    unit: Name = Field("call", examples=["output_token"])
+    credits_per_unit: ExactInput = Field(ge=0, le=CREDITS_MAX, description="Decimal string.", examples=["0.000015"])
+    effective_from: UtcInput | None = Field(None, description="Usage that ends then or later has this price.")
+    source: Text = Field("", description="Where the price is from.")

@@ -1,0 +1,156 @@
+"""The ledger of a running aggregator, over its HTTP API."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from otel_credits_aggregator.ledger.errors import (
+    BusyError,
+    ConflictError,
+    InvalidQueryError,
+    InvalidRequestError,
+    LedgerError,
+    NotFoundError,
+    ServerUnreachableError,
+    StoreUnavailableError,
+)
+from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
+from otel_credits_aggregator.ledger.models import (
+    Balance,
+    Difference,
+    Event,
+    Grant,
+    MonthlyUsage,
+    NewGrant,
+    NewPrice,
+    Price,
+    Profile,
+    QuarantinedUsage,
+    QuarantineReason,
+    Replayed,
+    User,
+)
+
+__all__ = ["RemoteLedger"]
+
+Model = TypeVar("Model", bound=BaseModel)
+# A reconciliation of a large store takes its time; everything else answers much sooner.
+_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+_ERRORS: Mapping[int, type[LedgerError]] = {
+    400: InvalidQueryError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: InvalidRequestError,
+    429: BusyError,
+    503: StoreUnavailableError,
+}
+
+
+class RemoteLedger:
+    """The ledger behind an aggregator's API at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def balance(self, user_id: str) -> Balance:
+        return Balance.model_validate_json(self._call("GET", f"/users/{_segment(user_id)}/balance"))
+
+    def balances(self, limit: int = LIMIT_DEFAULT) -> Sequence[Balance]:
+        return self._list(Balance, "/balances", limit=limit)
+
+    def users(self, limit: int = LIMIT_DEFAULT) -> Sequence[User]:
+        return self._list(User, "/users", limit=limit)
+
+    def set_user(self, user_id: str, profile: Profile) -> User:
+        return User.model_validate_json(self._call("PUT", f"/users/{_segment(user_id)}", profile))
+
+    def grants(self, user_id: str, limit: int = LIMIT_DEFAULT) -> Sequence[Grant]:
+        return self._list(Grant, f"/users/{_segment(user_id)}/grants", limit=limit)
+
+    def grant(self, user_id: str, new: NewGrant) -> tuple[Grant, bool]:
+        answer = self._answer("POST", f"/users/{_segment(user_id)}/grants", new)
+        return Grant.model_validate_json(answer.content), answer.status_code == httpx.codes.CREATED
+
+    def events(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[Event]:
+        return self._list(Event, "/events", user=user_id, limit=limit)
+
+    def monthly_usage(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[MonthlyUsage]:
+        return self._list(MonthlyUsage, "/usage/monthly", user=user_id, limit=limit)
+
+    def prices(self) -> Sequence[Price]:
+        return self._list(Price, "/prices")
+
+    def set_price(self, new: NewPrice) -> Price:
+        return Price.model_validate_json(self._call("POST", "/prices", new))
+
+    def quarantine(
+        self, reason: str | None = None, user_id: str | None = None, limit: int = LIMIT_DEFAULT
+    ) -> Sequence[QuarantinedUsage]:
+        return self._list(QuarantinedUsage, "/quarantine", reason=reason, user=user_id, limit=limit)
+
+    def quarantine_summary(self) -> Sequence[QuarantineReason]:
+        return self._list(QuarantineReason, "/quarantine/summary")
+
+    def replay_quarantine(self, reason: str | None = None, user_id: str | None = None) -> Replayed:
+        answer = self._answer("POST", "/quarantine/replay", params=_given(reason=reason, user=user_id))
+        return Replayed.model_validate_json(answer.content)
+
+    def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
+        return self._list(Difference, "/reconcile", user=user_id)
+
+    def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
+        rows: list[dict[str, Any]] = self._answer("POST", "/sql", {"query": query}).json()
+        return rows
+
+    def _list(self, model: type[Model], path: str, **parameters: str | int | None) -> list[Model]:
+        answer = self._answer("GET", path, params=_given(**parameters))
+        return [model.model_validate(row) for row in answer.json()]
+
+    def _call(self, method: str, path: str, body: BaseModel | Mapping[str, Any] | None = None) -> bytes:
+        return self._answer(method, path, body).content
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | Mapping[str, Any] | None = None,
+        params: Mapping[str, str | int] | None = None,
+    ) -> httpx.Response:
+        content = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
+        try:
+            answer = self._client.request(method, f"{self._url}/api/v1{path}", json=content, params=params)
+        except httpx.HTTPError as error:
+            raise ServerUnreachableError(f"no answer from the aggregator at {self._url}: {error}") from error
+        if answer.is_error:
+            raise _ERRORS.get(answer.status_code, LedgerError)(_detail(answer))
+        return answer
+
+
+def _given(**parameters: str | int | None) -> dict[str, str | int]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _segment(text: str) -> str:
+    """A path segment; dots alone are escaped too, because clients take `..` for the folder above."""
+    quoted = quote(text, safe="")
+    return quoted.replace(".", "%2E") if not quoted.strip(".") else quoted
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.request.method} {answer.request.url} answered {answer.status_code}"

@@ -1,0 +1,200 @@
+"""Sends OTLP requests into a store the way the aggregator does, without its threads: spool, batch, insert.
+
+What a test wants to look at afterwards (events, outcomes, totals) is read by the methods of :class:`Chain`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from otel_credits_aggregator.batch_insert import insert
+from otel_credits_aggregator.envelope import settings_fields
+from otel_credits_aggregator.migrations import migrate
+from otel_credits_aggregator.otlp import Signal, item_count
+from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.spool import Batch, Spool
+from otel_credits_aggregator.store import Client, Row, connect, rows
+
+__all__ = ["STORED_TABLES", "Chain", "chain", "chain_store", "new_database", "shared_chain"]
+
+# Every table that the chain writes to.
+STORED_TABLES = (
+    "credit_usage_events",
+    "event_ids_by_second",
+    "event_ids_by_key",
+    "user_month_totals",
+    "usage_month_totals",
+    "credit_quarantine",
+    "ingest_outcomes",
+    "user_profiles",
+)
+# What the chain reads, as filled by the migrations.
+_BOOKS = ("credit_action_costs", "credit_conventions")
+_SPOOL_BYTES_MAX = 1 << 30
+_RETRY_DELAY_S = 1.0
+
+
+@dataclass
+class Chain:
+    """A migrated store, and the way of the aggregator's inserter into it."""
+
+    client: Client
+    spool: Spool
+    settings: Settings = field(default_factory=Settings)
+
+    def compose(self, *requests: Message, **settings: Any) -> Batch:
+        """Makes requests of one signal durable and a batch of them, without inserting it."""
+        signal = Signal.TRACES if isinstance(requests[0], ExportTraceServiceRequest) else Signal.METRICS
+        ids = [
+            self.spool.append(signal, request.SerializeToString(), item_count(signal, request)).result()
+            for request in requests
+        ]
+        fields = settings_fields(self.settings.model_copy(update=settings), self.spool.receiver)
+        batch = Batch(str(uuid.uuid4()), signal, ids[0], ids[-1], fields)
+        self.spool.compose(batch)
+        return batch
+
+    def insert(self, batch: Batch) -> None:
+        """Inserts a batch; it stays in the spool, so that it can be inserted again."""
+        insert(self.client, self.spool, batch)
+
+    def send(self, *requests: Message, **settings: Any) -> Batch:
+        """Inserts requests of one signal as one batch, and forgets it as the inserter does."""
+        batch = self.compose(*requests, **settings)
+        self.insert(batch)
+        self.spool.forget(batch)
+        return batch
+
+    def rows(self, sql: str, **parameters: Any) -> list[Row]:
+        """The result of a query."""
+        return rows(self.client, sql, parameters)
+
+    def command(self, sql: str) -> None:
+        """Runs a statement."""
+        self.client.command(sql)
+
+    def events(self) -> list[Row]:
+        """All events, in the order they ended."""
+        return self.rows("SELECT * FROM credit_usage_events ORDER BY created_at, event_id")
+
+    def charges(self) -> list[Decimal]:
+        """The charge of each event, in the order they ended."""
+        return [event["credits_charged"] for event in self.events()]
+
+    def reasons(self) -> list[str]:
+        """The reason of each quarantined row, in alphabetical order."""
+        return [row["reason"] for row in self.rows("SELECT reason FROM credit_quarantine ORDER BY reason")]
+
+    def outcomes(self) -> Counter[str]:
+        """How many spans and points became what, reasons left aside."""
+        found = self.rows("SELECT outcome, sum(items) AS n FROM ingest_outcomes GROUP BY outcome HAVING n != 0")
+        return Counter({row["outcome"]: row["n"] for row in found})
+
+    def contents(self) -> Mapping[str, list[Row]]:
+        """All that the chain has stored, every column of every table; rows that merging would add up are added up."""
+        return {table: rows(self.client, _contents_query(table)) for table in STORED_TABLES}
+
+    def empty(self) -> None:
+        """Empties everything that the chain writes."""
+        for table in (*STORED_TABLES, "credit_grants"):
+            self.client.command(f"TRUNCATE TABLE {table}")
+
+    def assert_sums_agree(self) -> None:
+        """The accounting of promise 3, and running totals that are the sum of the events (promise 8)."""
+        received = sum(self.spool.received().values())
+        assert sum(self.outcomes().values()) == received
+        self.assert_totals_are_the_events()
+
+    def assert_totals_are_the_events(self) -> None:
+        """Tables that repeat what the events say agree with them, and no identity was charged twice."""
+        outcomes = self.outcomes()
+        (events,) = self.rows(
+            "SELECT count() AS n, uniqExact(event_id) AS ids, sum(credits_charged) AS credits,"
+            " sum(input_tokens) AS input, sum(output_tokens) AS output FROM credit_usage_events"
+        )
+        assert events["ids"] == events["n"] == outcomes["charged"]
+        for query, expected in _totals(events):
+            assert self.rows(query) == [expected], query
+        quarantined = self.rows("SELECT reason, toInt64(sum(items)) AS n FROM credit_quarantine GROUP BY reason ORDER BY reason")
+        assert quarantined == self.rows(
+            "SELECT reason, sum(items) AS n FROM ingest_outcomes WHERE outcome = 'quarantined' GROUP BY reason HAVING n != 0 ORDER BY reason"
+        )
+
+
+def _totals(events: Row) -> Iterator[tuple[str, Row]]:
+    totals = {"n": events["n"], "credits": events["credits"]}
+    yield "SELECT sum(events) AS n, sum(consumed) AS credits FROM user_month_totals", totals
+    yield "SELECT sum(lifetime_consumed) AS credits FROM user_credit_balances", {"credits": events["credits"]}
+    yield (
+        "SELECT sum(m.events) AS n, sum(m.credits_consumed) AS credits, sum(m.input_tokens) AS input, sum(m.output_tokens) AS output "
+        "FROM credit_monthly_usage AS m",
+        totals | {"input": events["input"], "output": events["output"]},
+    )
+    yield (
+        "SELECT count() AS n, uniqExact(event_id) AS ids FROM (SELECT event_id FROM event_ids_by_second UNION ALL SELECT event_id FROM event_ids_by_key)",
+        {"n": events["n"], "ids": events["n"]},
+    )
+
+
+def _contents_query(table: str) -> str:
+    """Ordered rows; a quarantined row's own random id is left out, totals are grouped as merging would."""
+    if table == "credit_quarantine":
+        return "SELECT * EXCEPT (quarantine_id) FROM credit_quarantine ORDER BY ALL"
+    if table in ("user_month_totals", "usage_month_totals", "ingest_outcomes"):
+        return f"SELECT * FROM {table} FINAL ORDER BY ALL"
+    return f"SELECT * FROM {table} ORDER BY ALL"
+
+
+@contextmanager
+def new_database(engine: Client) -> Iterator[Client]:
+    """A client of a new, migrated database, which is dropped afterwards."""
+    database = f"chain_{uuid.uuid4().hex}"
+    engine.command(f"CREATE DATABASE {database}")
+    try:
+        with connect(f"chdb://memory/{database}") as client:
+            migrate(client)
+            yield client
+    finally:
+        engine.command(f"DROP DATABASE {database} SYNC")
+
+
+def _new_spool(folder: Path) -> Spool:
+    return Spool(folder / "spool.sqlite", _SPOOL_BYTES_MAX, _RETRY_DELAY_S)
+
+
+@pytest.fixture(scope="session")
+def chain_store(memory_engine: Client) -> Iterator[Client]:
+    """A client of the database that the tests with a `chain` share, one after the other."""
+    with new_database(memory_engine) as client:
+        for table in _BOOKS:
+            client.command(f"CREATE TABLE {table}_as_migrated ENGINE = Memory AS SELECT * FROM {table}")
+        yield client
+
+
+@pytest.fixture
+def chain(chain_store: Client, tmp_path: Path) -> Iterator[Chain]:
+    """A chain into a store as it is after the migrations (emptied, since migrating for each test would take longer)."""
+    with _new_spool(tmp_path) as spool:
+        fresh = Chain(chain_store, spool)
+        fresh.empty()
+        for table in _BOOKS:
+            fresh.command(f"TRUNCATE TABLE {table}")
+            fresh.command(f"INSERT INTO {table} SELECT * FROM {table}_as_migrated")
+        yield fresh
+
+
+@pytest.fixture(scope="module")
+def shared_chain(memory_engine: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """A chain into a store that the tests of a module share, with all that they put there."""
+    with new_database(memory_engine) as client, _new_spool(tmp_path_factory.mktemp("spool")) as spool:
+        yield Chain(client, spool)

@@ -1,0 +1,262 @@
+"""hypothesis strategies for OTLP traffic: what apps, SDKs, Collectors and their faults can make of usage.
+
+A :class:`Traffic` is a few inserts of a few requests each. Its spans and points come from small pools of users, actions,
+models, keys and moments, so that copies, conflicts and month ends are frequent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from support import otlp_build as names
+from support.oracle import Price
+from support.otlp_build import metric, metrics, point, resource_spans, span
+
+__all__ = ["CONVENTIONS", "Insert", "Traffic", "traffic"]
+
+# Known scopes, and whether their input tokens include cached ones; the last is made up for these tests.
+CONVENTIONS = {
+    "opentelemetry.instrumentation.genai.anthropic": True,
+    "com.anthropic.sdk.python": True,
+    "opentelemetry.instrumentation.genai.openai": True,
+    "tests.counts.cache.apart": False,
+}
+SCOPES = [*CONVENTIONS, "app", ""]
+SERVICES = ["shop", "worker", None]
+USERS = ["alice", "bob", "carol", "dave", "u'\"\\\0ß"] * 3 + ["", None]
+ACTIONS = ["chat", "report", "sync"]
+MODELS = ["claude-x", "claude-x-20250929", "claude-x@20250929", "gpt-y-2025-08-07", None]
+UNIT_NAMES = ["call", "second", "image", "input_token", "output_token", "cache_read_token", "reasoning_token"]
+KEYS = [None] * 6 + ["key-1", "key-2", "key-3"]
+RESPONSES = [None] * 4 + ["msg-1", "msg-2", "msg-3"]
+
+
+def _us(*when: int) -> int:
+    return int(datetime(*when, tzinfo=UTC).timestamp()) * 10**6
+
+
+# Month ends, a leap day, and the moments at which prices change, each with the microsecond before it.
+_EDGES_US = [_us(2025, 1, 1), _us(2025, 12, 1), _us(2026, 1, 1), _us(2024, 2, 29), _us(2024, 3, 1), _us(2025, 6, 15, 12)]
+MOMENTS_US = st.one_of(
+    st.sampled_from([edge - before for edge in _EDGES_US for before in (0, 1)]),
+    st.integers(_us(2024, 1, 1), _us(2026, 6, 1)),
+)
+ODD_ENDS_NS = [0, 1, 2**64 - 1, (-11_644_473_600 * 10**9) % 2**64, _us(1999, 12, 31) * 1000]
+ODD_IDS = [{"trace_id": b""}, {"trace_id": bytes(16)}, {"span_id": b"short"}, {"span_id": bytes(8)}, {"trace_id": b"x" * 32}]
+WRONG_NUMBERS = ["-1", -3, "abc", True, "1e16", "0.0000000000001", 1e300, float("nan"), "9" * 50, [1, 2], -0.5, "1,5", 2**62]
+
+
+def _plain(number: int) -> str:
+    return f"{Decimal(number).scaleb(-12):f}"
+
+
+# Numbers that can be charged, as text with up to 12 decimals, as double, as int.
+QUANTITIES = st.one_of(
+    st.integers(0, 10**15).map(_plain),
+    st.integers(0, 10**6).map(str),
+    st.floats(0, 1e6, allow_nan=False).map(abs),
+    st.integers(0, 10**6),
+    st.sampled_from(["0", 0, 0.0, "1e3", "1.5E-3", "+2", "0.5", 2.5e-12, 3.5e-12, 5e-13, "1000000000000000", 0.1]),
+)
+
+
+def _one_in(draw: st.DrawFn, number: int) -> bool:
+    # hypothesis likes the ends of a range of integers, so a rare thing is drawn from a list.
+    return draw(st.sampled_from([False] * (number - 1) + [True]))
+
+
+@st.composite
+def _tokens(draw: st.DrawFn) -> dict[str, Any]:
+    cached, written = draw(st.sampled_from([0, 0, 3, 1000])), draw(st.sampled_from([0, 0, 7]))
+    write_name = draw(st.sampled_from([names.CACHE_WRITE, names.CACHE_CREATION]))
+    # One in eight is inconsistent for a scope that includes cached tokens.
+    total = draw(st.integers(0, 10**6)) + (0 if _one_in(draw, 8) else cached + written)
+    found: dict[str, Any] = {names.INPUT: total, names.OUTPUT: draw(st.integers(0, 10**5))}
+    if cached or draw(st.booleans()):
+        found |= {names.CACHE_READ: cached, write_name: written}
+    if draw(st.booleans()):
+        found[names.REASONING] = draw(st.integers(0, 100))
+    if _one_in(draw, 6):
+        found = {name: str(value) for name, value in found.items()}
+    if _one_in(draw, 6):
+        del found[draw(st.sampled_from(sorted(found)))]
+    return found
+
+
+_UNITS = st.dictionaries(st.sampled_from(UNIT_NAMES).map(names.UNITS.__add__), QUANTITIES, max_size=3)
+_AMOUNT = QUANTITIES.map(lambda value: {names.AMOUNT: value})
+
+
+@st.composite
+def _who_and_what(draw: st.DrawFn) -> dict[str, Any]:
+    """Payer, model, key, response id and texts; None is left out."""
+    payer = draw(st.sampled_from([names.USER, names.USER, names.CREDITS_USER, names.END_USER, "tenant"]))
+    found = {
+        payer: draw(st.sampled_from(USERS)),
+        draw(st.sampled_from([names.RESPONSE_MODEL, names.REQUEST_MODEL])): draw(st.sampled_from(MODELS)),
+        names.KEY: draw(st.sampled_from(KEYS)),
+        names.RESPONSE_ID: draw(st.sampled_from(RESPONSES)),
+    }
+    if _one_in(draw, 4):
+        found |= {names.USER: "carol", names.DESCRIPTION: draw(st.text(max_size=5)), names.RESOURCE_ID: "r-1", names.RESOURCE_TYPE: "t"}
+        found |= {names.METADATA + "n": draw(st.sampled_from([1, "two", True, ["a", 2, False], {"k": 1}, b"b", "", 0.5]))}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@st.composite
+def _explicit(draw: st.DrawFn) -> dict[str, Any]:
+    quantities = draw(st.one_of(_AMOUNT, _UNITS, _tokens(), st.just({}), st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])))
+    found = draw(_who_and_what()) | {names.ACTION: draw(st.sampled_from(ACTIONS))} | quantities
+    if quantities and _one_in(draw, 10):
+        found[draw(st.sampled_from(sorted(quantities)))] = draw(st.sampled_from(WRONG_NUMBERS))
+    elif _one_in(draw, 20):
+        found |= draw(st.sampled_from([{names.ACTION: ""}, {names.USER: "x" * 513}, {names.USAGE_UNKNOWN: True}]))
+    return found
+
+
+@st.composite
+def _automatic(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(
+        st.sampled_from(
+            [(names.OPERATION, "chat")] * 4
+            + [(names.OPERATION, "embeddings"), (names.OPERATION, "execute_tool"), (names.OPENINFERENCE_KIND, "LLM")]
+            + [(names.OPENINFERENCE_KIND, "AGENT"), (names.LLM_REQUEST_TYPE, "completion"), (names.LLM_REQUEST_TYPE, "rerank")]
+        )
+    )
+    finish = {} if _one_in(draw, 6) else {names.FINISH_REASONS: ["stop"]}
+    return draw(_who_and_what()) | draw(_tokens()) | dict([kind]) | finish
+
+
+_NOISE = st.sampled_from([{}, {"http.route": "/"}, {names.USER: "alice"}, {names.AMOUNT: "1"}, {names.INPUT: 5}, {names.KEY: "key-1"}])
+_ATTRIBUTES = st.sampled_from([_explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]).flatmap(lambda one: one)
+
+
+@st.composite
+def _span(draw: st.DrawFn, number: int) -> Span:
+    """The span of this number; two numbers have different ids unless both are odd."""
+    fields: dict[str, Any] = {"trace_id": number.to_bytes(16), "span_id": number.to_bytes(8)}
+    end_ns = draw(MOMENTS_US) * 1000 + draw(st.sampled_from([0, 999]))
+    oddity = draw(st.sampled_from([""] * 40 + ["ids", "end", "twice"]))
+    if oddity == "ids":
+        fields |= draw(st.sampled_from(ODD_IDS))
+    elif oddity == "end":
+        end_ns = draw(st.sampled_from(ODD_ENDS_NS))
+    attributes = list(draw(_ATTRIBUTES).items())
+    if oddity == "twice" and attributes:
+        attributes.append(attributes[0])
+    return span(attributes, end_ns=end_ns, **fields)
+
+
+def _without_user(one: Span) -> Span:
+    """A copy of a span from which the users were lost."""
+    copy = Span()
+    copy.CopyFrom(one)
+    kept = [attribute for attribute in one.attributes if attribute.key not in (names.USER, names.CREDITS_USER, names.END_USER)]
+    del copy.attributes[:]
+    copy.attributes.extend(kept)
+    return copy
+
+
+@st.composite
+def _point(draw: st.DrawFn, number: int) -> Any:
+    attributes = draw(_who_and_what()) | {names.ACTION: draw(st.sampled_from([*ACTIONS * 4, ""]))}
+    unit = draw(st.sampled_from([None, "second", "image", "call"]))
+    attributes |= {names.UNIT: unit} if unit else {}
+    value = draw(st.one_of(st.integers(0, 10**6), st.floats(0, 1e6).map(abs), st.integers(0, 9)))
+    value = draw(st.sampled_from([value] * 15 + [-1, -0.5, float("nan"), None, 2**62]))
+    end_ns = (draw(MOMENTS_US) + number) * 1000
+    return point(value, attributes, end_ns=end_ns, flags=draw(st.sampled_from([0] * 8 + [1])))
+
+
+@st.composite
+def _trace_requests(draw: st.DrawFn, pool: list[Span]) -> list[ExportTraceServiceRequest]:
+    """One to three requests with spans of the pool, some of them several times."""
+    requests = []
+    for _ in range(draw(st.integers(1, 3))):
+        groups = []
+        for _ in range(draw(st.integers(1, 3))):
+            spans = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=8))
+            if _one_in(draw, 5):
+                spans.append(_without_user(draw(st.sampled_from(pool))))
+            groups.append(resource_spans(spans, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES))))
+        requests.append(ExportTraceServiceRequest(resource_spans=groups))
+    return requests
+
+
+@st.composite
+def _metric_requests(draw: st.DrawFn, pool: list[Any]) -> list[ExportMetricsServiceRequest]:
+    those = []
+    for _ in range(draw(st.integers(1, 4))):
+        points = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=4))
+        form = draw(st.sampled_from(["sum"] * 9 + ["gauge", "histogram"]))
+        if form == "histogram":
+            points = [HistogramDataPoint(time_unix_nano=names.SOME_TIME_NS) for _ in points]
+        name = draw(st.sampled_from([names.USAGE_METRIC] * 4 + ["http.requests"]))
+        temporality = draw(st.sampled_from([names.DELTA] * 9 + [names.CUMULATIVE, 0]))
+        monotonic = draw(st.sampled_from([True] * 9 + [False]))
+        those.append(metric(*points, name=name, form=form, temporality=temporality, monotonic=monotonic))
+    return [metrics(*those, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES)))]
+
+
+@dataclass(frozen=True)
+class Insert:
+    """The requests of one insert, all of one signal, and the settings they are read with."""
+
+    requests: list[Any]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A price book, and inserts in their order."""
+
+    prices: list[Price]
+    inserts: list[Insert]
+
+
+_SETTINGS = st.fixed_dictionaries(
+    {
+        "charge_genai": st.booleans(),
+        "default_user": st.sampled_from(["", "", "house"]),
+        "user_attributes": st.sampled_from([(names.CREDITS_USER, names.USER, names.END_USER)] * 3 + [("tenant", names.USER)]),
+    }
+)
+_PRICE_CREDITS = st.one_of(st.integers(0, 10**13).map(lambda n: Decimal(n).scaleb(-12)), st.sampled_from([Decimal(0), Decimal("0.000003")]))
+
+
+@st.composite
+def _price(draw: st.DrawFn, number: int) -> Price:
+    # Two rows are never made in the same microsecond, since nothing would say which of them counts.
+    created_us = _us(2025, 3, 1) + number
+    effective_us = draw(st.sampled_from([created_us, created_us, _us(2000, 1, 1), *_EDGES_US]))
+    action, model = draw(st.sampled_from([*ACTIONS, "ai_call", "*", "*"])), draw(st.sampled_from(["claude-x", "claude-x-20250929", "gpt-y", "*", "*"]))
+    return Price(action, model, draw(st.sampled_from(UNIT_NAMES)), draw(_PRICE_CREDITS), effective_us, created_us)
+
+
+@st.composite
+def _book(draw: st.DrawFn) -> list[Price]:
+    basic = draw(st.lists(st.sampled_from(UNIT_NAMES), unique=True, min_size=4))
+    rows = [Price("*", "*", unit, draw(_PRICE_CREDITS), _us(2000, 1, 1), _us(2025, 2, 1) + n) for n, unit in enumerate(basic)]
+    return rows + [draw(_price(number)) for number in range(draw(st.integers(0, 8)))]
+
+
+@st.composite
+def traffic(draw: st.DrawFn, spans_max: int = 16, inserts_max: int = 3) -> Traffic:
+    """A price book and inserts that use it."""
+    spans = [draw(_span(number)) for number in range(1, draw(st.integers(spans_max // 2, spans_max)) + 1)]
+    points = [draw(_point(number)) for number in range(draw(st.integers(0, 5)))]
+    inserts = []
+    for _ in range(draw(st.integers(1, inserts_max))):
+        of_points = bool(points) and _one_in(draw, 4)
+        requests = draw(_metric_requests(points)) if of_points else draw(_trace_requests(spans))
+        inserts.append(Insert(requests, draw(_SETTINGS)))
+    return Traffic(draw(_book()), inserts)

@@ -1,0 +1,110 @@
+"""Processes for tests: free ports, waiting with a deadline, children ended by their ids, an aggregator to talk to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from otel_credits_aggregator.demo.processes import (
+    Process,
+    WaitTimeout,
+    accepts_connections,
+    clean_environment,
+    free_port,
+    wait_until,
+)
+
+__all__ = [
+    "AggregatorProcess",
+    "Process",
+    "WaitTimeout",
+    "accepts_connections",
+    "clean_environment",
+    "free_port",
+    "wait_until",
+]
+
+READY_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 30.0
+
+
+class AggregatorProcess(Process):
+    """A real ``otel-credits serve`` on free ports.
+
+    As a context manager it is started and ready inside the block, and terminated at its end. Without the
+    block: ``start()``, ``wait_ready()``, ``kill()`` or ``terminate()``, ``start()`` again on the same ports and data.
+
+    Args:
+        data_dir: holds the spool, the embedded store, and ``aggregator.log``.
+        env: further settings, for example ``{"OTEL_CREDITS_CHARGE_GENAI": "on"}``.
+    """
+
+    def __init__(self, data_dir: Path, env: Mapping[str, str] | None = None, *, name: str = "aggregator") -> None:
+        self.data_dir = Path(data_dir)
+        self.grpc_port, self.http_port, self.api_port = free_port(), free_port(), free_port()
+        settings = {
+            "OTEL_CREDITS_DATA_DIR": str(self.data_dir),
+            "OTEL_CREDITS_HOST": "127.0.0.1",
+            "OTEL_CREDITS_GRPC_PORT": str(self.grpc_port),
+            "OTEL_CREDITS_HTTP_PORT": str(self.http_port),
+            "OTEL_CREDITS_API_PORT": str(self.api_port),
+        }
+        command = [sys.executable, "-m", "otel_credits_aggregator", "serve"]
+        super().__init__(name, command, log_dir=self.data_dir, env=settings | dict(env or {}))
+
+    @property
+    def url(self) -> str:
+        """The API's address, what ``OTEL_CREDITS_URL`` wants."""
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def grpc_endpoint(self) -> str:
+        """Where OTLP/gRPC goes."""
+        return f"http://127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http_endpoint(self) -> str:
+        """Where OTLP/HTTP goes (the base; signals live under ``/v1/``)."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def is_ready(self) -> bool:
+        """Whether ``GET /readyz`` answers 200."""
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until it is migrated, replayed and receiving. Raises WaitTimeout, or RuntimeError if it ended."""
+        self.wait_for(self.is_ready, timeout_s, f"{self.name} is ready at {self.url}/readyz")
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Call the API and return the parsed JSON. Raises httpx.HTTPStatusError with the body in its message."""
+        response = httpx.request(method, f"{self.url}{path}", timeout=REQUEST_TIMEOUT_S, **options)
+        if response.is_error:
+            message = f"{method} {path}: {response.status_code} {response.text}"
+            raise httpx.HTTPStatusError(message, request=response.request, response=response)
+        return response.json() if response.content else None
+
+    def sql(self, query: str) -> list[dict[str, Any]]:
+        """Run a read-only query through the API; one dictionary a row, decimals as strings."""
+        rows: list[dict[str, Any]] = self.request("POST", "/api/v1/sql", json={"query": query})
+        return rows
+
+    def metrics(self) -> dict[str, float]:
+        """Return `/metrics` as {series with its labels, as printed: value}."""
+        text = httpx.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S).text
+        lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+        return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines)}
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
