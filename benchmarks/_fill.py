@@ -1,8 +1,8 @@
 """The program that makes a store of many events quickly: through the chain, from the table behind the decoding on.
 
-It inserts into `usage_candidates` blocks of the size that the aggregator inserts, in the order of time, so that rating, looking for
-duplicates, totals, parts and merges are those of an ingest. It runs as a process of its own, because the embedded store belongs
-to one process at a time, and ends before the aggregator starts. Prints what it left, as JSON.
+It inserts into `usage_candidates` blocks of the size that the aggregator inserts, in the order of time, so that rating,
+looking for duplicates, totals, parts and merges are those of an ingest. It runs as a process of its own, because the
+embedded store belongs to one process at a time, and ends before the aggregator starts. Prints what it left, as JSON.
 """
 
 import argparse
@@ -21,25 +21,37 @@ _DAYS = 90
 
 # `i` numbers the events of the whole store. Users in random order, times in order.
 _INSERT = """
-INSERT INTO usage_candidates (signal, batch_id, received_at, position, service_name, scope_name, trace_id, span_id, name, kind,
+INSERT INTO usage_candidates
+    (signal, batch_id, received_at, position, service_name, scope_name, trace_id, span_id, name, kind,
     start_time_unix_nano, end_time_unix_nano, attributes)
+WITH {names:Array(String)} AS names
 SELECT
     'span', {batch:UUID}, fromUnixTimestamp64Nano(toInt64(end_ns), 'UTC'), number, 'benchmark', 'otel_credits',
     unhex(hex(sipHash128('trace', i))), unhex(substring(hex(sipHash128('span', i)), 1, 16)), 'usage', 1,
     end_ns - 1500000000, end_ns,
-    map({names:Array(String)}[1], {action:String}, {names:Array(String)}[2], concat('user-', leftPad(toString(user), 8, '0'), '-0000-4000-8000'),
-        {names:Array(String)}[3], {model:String}, {names:Array(String)}[4], toString(1 + i % {input_max:UInt64}),
-        {names:Array(String)}[5], toString(1 + i % {output_max:UInt64}), {names:Array(String)}[6], 'AI chat message',
-        {names:Array(String)}[7], lower(leftPad(hex(user), 32, '0')), {names:Array(String)}[8], 'chat')
+    map(
+        names[1], {action:String},
+        names[2], concat('user-', leftPad(toString(user), 8, '0'), '-0000-4000-8000'),
+        names[3], {model:String},
+        names[4], toString(1 + i % {input_max:UInt64}),
+        names[5], toString(1 + i % {output_max:UInt64}),
+        names[6], 'AI chat message',
+        names[7], lower(leftPad(hex(user), 32, '0')),
+        names[8], 'chat')
 FROM
 (
     SELECT
         number,
         number + {first:UInt64} AS i,
         cityHash64(i) % {users:UInt64} AS user,
-        toUInt64(toUnixTimestamp64Nano(now64(9))) - intDiv(({events:UInt64} - i) * {days:UInt64} * 86400000, {events:UInt64}) * 1000000 AS end_ns
+        intDiv(({events:UInt64} - i) * {days:UInt64} * 86400000, {events:UInt64}) AS age_ms,
+        toUInt64(toUnixTimestamp64Nano(now64(9))) - age_ms * 1000000 AS end_ns
     FROM numbers({rows:UInt64})
 )
+"""
+_LEFT = """
+SELECT count() AS parts, sum(rows) AS rows FROM system.parts
+WHERE active AND database = currentDatabase() AND table = 'user_month_totals'
 """
 _NAMES = [
     names.ACTION_TYPE,
@@ -64,11 +76,7 @@ def main() -> None:
     migrate(client)
     for first in range(0, options.events, _BLOCK_ROWS):
         _insert(client, first, options.events, options.users)
-    found = rows(
-        client,
-        "SELECT count() AS parts, sum(rows) AS rows FROM system.parts WHERE active AND database = currentDatabase() AND table = 'user_month_totals'",
-    )
-    print(json.dumps(found[0]), flush=True)
+    print(json.dumps(rows(client, _LEFT)[0]), flush=True)
     client.close()
 
 

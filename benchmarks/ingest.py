@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks._process import wait_quiet
+from benchmarks._process import cpu_seconds, wait_quiet
 from benchmarks._report import Figure, Report, Target, median, spread
 from benchmarks._rotel import Rotel, rotel_version
 from benchmarks._sender import Sender
@@ -30,14 +30,17 @@ class _Size:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The same requests at both receivers, in spans a second."""
+    """The same requests at both receivers: spans a second, and processor time a span."""
 
     committed: float
     acknowledged: float
     rotel: float
+    cpu_us: float
+    rotel_cpu_us: float
 
     def __str__(self) -> str:
-        return f"committed {self.committed:,.0f}/s, acknowledged {self.acknowledged:,.0f}/s, rotel {self.rotel:,.0f}/s"
+        rates = f"committed {self.committed:,.0f}/s, acknowledged {self.acknowledged:,.0f}/s, rotel {self.rotel:,.0f}/s"
+        return f"{rates}; processor {self.cpu_us:.1f} and {self.rotel_cpu_us:.1f} µs a span"
 
 
 def run(quick: bool) -> Report:
@@ -71,15 +74,22 @@ def _pairs(folder: Path, spans: int, size: _Size) -> list[_Pair]:
 
 
 def _pair(server: Server, rotel: Rotel, sender: Sender, so_far: Totals) -> tuple[_Pair, Totals]:
+    cpu = cpu_seconds(server.pid)
     began = sender.go(server.grpc_port)
     ours = sender.sent()
     so_far += ours.totals
     committed_at = server.wait_committed(so_far.spans, _COMMIT_TIMEOUT_S)
+    cpu = cpu_seconds(server.pid) - cpu
     server.check(so_far)
     # Else the merges that follow an ingest would slow rotel down.
     wait_quiet([server.pid], _QUIET_TIMEOUT_S)
+    rotel_cpu = cpu_seconds(rotel.pid)
     sender.go(rotel.grpc_port)
-    return _Pair(ours.totals.spans / (committed_at - began), ours.spans_per_s, sender.sent().spans_per_s), so_far
+    theirs = sender.sent()
+    rotel_cpu = cpu_seconds(rotel.pid) - rotel_cpu
+    spans = ours.totals.spans
+    committed = spans / (committed_at - began)
+    return _Pair(committed, ours.spans_per_s, theirs.spans_per_s, cpu / spans * 1e6, rotel_cpu / spans * 1e6), so_far
 
 
 def _figures(spans: int, pairs: Sequence[_Pair]) -> list[Figure]:
@@ -91,5 +101,7 @@ def _figures(spans: int, pairs: Sequence[_Pair]) -> list[Figure]:
         figure("otel-credits, committed", [pair.committed for pair in pairs], "events/s"),
         figure("otel-credits, acknowledged (durable in the spool)", [pair.acknowledged for pair in pairs], "spans/s"),
         figure("rotel, received and discarded", [pair.rotel for pair in pairs], "spans/s"),
+        figure("otel-credits, processor time", [pair.cpu_us for pair in pairs], "µs/event", 1),
+        figure("rotel, processor time", [pair.rotel_cpu_us for pair in pairs], "µs/span", 1),
         figure("**committed events per span that rotel receives**", ratios, "", 2, _TARGET),
     ]

@@ -88,6 +88,11 @@ class Inserter:
         """Migrates the store, finishes what an earlier process began, then inserts what comes."""
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it inserts, or tries to; it ends by itself where only an operator can help."""
+        return self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> bool:
         """Inserts what waits, for at most so long; returns whether everything is in the store."""
         with self._spool.arrived:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ from otel_credits_aggregator.intake import Intake
 from otel_credits_aggregator.metrics import AggregatorMetrics
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Spool
+from otel_credits_aggregator.store import is_embedded
 
 __all__ = ["Aggregator", "serve"]
 
@@ -60,7 +62,12 @@ class Aggregator:
     def readiness(self) -> dict[str, bool]:
         """What must hold before the aggregator calls itself ready, and whether it does."""
         progress = self.inserter.progress
-        return {"migrated": progress.migrated, "replayed": progress.replayed, "receiving": self._grpc is not None}
+        return {
+            "migrated": progress.migrated,
+            "replayed": progress.replayed,
+            "inserting": self.inserter.is_running,
+            "receiving": self._grpc is not None,
+        }
 
     def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
         """See :meth:`Inserter.replay`."""
@@ -81,6 +88,11 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # What uvicorn says of starting and stopping is said below, once for both of its servers.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if is_embedded(settings.dsn) and importlib.util.find_spec("chdb") is None:
+        logger.critical(
+            "the embedded store needs chdb: pip install 'otel-credits[embedded]', or name a server in OTEL_CREDITS_STORE"
+        )
+        return 1
     try:
         aggregator = Aggregator(settings)
     except (OSError, sqlite3.Error) as error:

@@ -1,14 +1,17 @@
 """All settings of the aggregator, from environment variables ``OTEL_CREDITS_*``. The only file that reads them."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 __all__ = ["Settings"]
 
+STORE_SCHEMES = ("chdb", "clickhouse", "http", "https")
 Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -22,7 +25,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("otel-credits-data"), description="Folder of the spool and of the embedded store.")
     store: str = Field(
-        "", description="clickhouse-connect DSN of the store: `chdb:///path` or `clickhouse://user:password@host:8123/db`. "
+        "", description="clickhouse-connect DSN of the store: `chdb:///path`, `clickhouse://user:password@host:8123/db`, or `https://` for TLS. "
         "Empty: embedded, in the data folder."
     )
     host: str = Field("127.0.0.1", description="Address that all three ports listen on.")
@@ -39,15 +42,23 @@ class Settings(BaseSettings):
     )
     default_user: str = Field("", description="Who pays for usage that names nobody. Empty: it is quarantined.")
 
-    request_bytes_max: int = Field(64 << 20, ge=1 << 10, description="Largest request, uncompressed, in bytes.")
+    request_bytes_max: int = Field(64 << 20, ge=1 << 10, le=1 << 29, description="Largest request, uncompressed, in bytes.")
     spool_bytes_max: int = Field(1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay.")
     receive_threads: int = Field(16, ge=1, le=256, description="Requests decoded at once, for each of gRPC and HTTP.")
-    retry_delay_s: float = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
+    retry_delay_s: Seconds = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
     batch_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
-    batch_interval_s: float = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
-    store_retry_max_s: float = Field(10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds.")
-    recheck_interval_s: float = Field(2.0, gt=0, description="How often unpriced usage is looked at again, in seconds.")
-    shutdown_timeout_s: float = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
+    batch_interval_s: Seconds = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
+    store_retry_max_s: Seconds = Field(10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds.")
+    recheck_interval_s: Seconds = Field(2.0, gt=0, description="How often unpriced usage is looked at again, in seconds.")
+    shutdown_timeout_s: Seconds = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        # clickhouse-connect takes any scheme for http, so that a typing error would be an address nobody meant.
+        if value and urlsplit(value).scheme not in STORE_SCHEMES:
+            raise ValueError(f"the store is a DSN that starts with {', '.join(f'{scheme}://' for scheme in STORE_SCHEMES)}")
+        return value
 
     @field_validator("user_attributes", mode="before")
     @classmethod
@@ -61,11 +72,14 @@ class Settings(BaseSettings):
             raise ValueError("name 1 to 8 attributes, separated by commas")
         return value
 
-    @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        if len({self.grpc_port, self.http_port, self.api_port}) < 3:
-            raise ValueError("OTEL_CREDITS_GRPC_PORT, _HTTP_PORT and _API_PORT must be three different ports")
-        return self
+    @field_validator("http_port", "api_port")
+    @classmethod
+    def _ports_differ(cls, value: int, info: ValidationInfo) -> int:
+        # The fields are validated in their order, and each sees those before it.
+        for other in ("grpc_port", "http_port"):
+            if other != info.field_name and info.data.get(other) == value:
+                raise ValueError(f"the same port as OTEL_CREDITS_{other.upper()}; each of the three needs its own")
+        return value
 
     @property
     def dsn(self) -> str:

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Self
 
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.outcomes import SpoolFailed, SpoolFull, Stopping
+from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
 
 __all__ = ["Batch", "Spool", "Waiting"]
 
@@ -129,6 +129,7 @@ class Spool:
 
         Raises:
             SpoolFull: the limit in bytes is reached. (The future: SpoolFailed when the disk refuses.)
+            RequestTooLarge: it will never fit.
             Stopping: the spool was closed.
         """
         self._reserve(len(payload))
@@ -235,6 +236,8 @@ class Spool:
                 self.waiting.append(Waiting(number, Signal(signal), size, time.monotonic()))
 
     def _reserve(self, size: int) -> None:
+        if size > self._bytes_max:
+            raise RequestTooLarge(f"the request has {size} bytes, the whole spool has {self._bytes_max}")
         with self._lock:
             if self._bytes + size > self._bytes_max:
                 raise SpoolFull(

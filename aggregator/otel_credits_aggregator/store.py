@@ -45,6 +45,10 @@ def connect(dsn: str, answer_timeout_s: float | None = None) -> Client:
     if not is_embedded(dsn):
         # A session would make a server answer one query at a time.
         options["autogenerate_session_id"] = False
+        # clickhouse-connect itself goes by the port, and would send the password over plain HTTP to any but 443 and 8443.
+        scheme = urlsplit(dsn).scheme
+        if scheme in ("http", "https"):
+            options["interface"] = scheme
         if answer_timeout_s is not None:
             options["send_receive_timeout"] = answer_timeout_s
     return clickhouse_connect.get_client(dsn=dsn, **options)

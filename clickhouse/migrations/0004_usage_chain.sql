@@ -197,7 +197,7 @@ SELECT
     model,
     replaceRegexpOne(model, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '') AS price_model,
     price_time,
-    concat(action_type, '\0', model, '\0', toString(toUnixTimestamp64Micro(price_time)), '\0') AS price_key,
+    concat(toString(length(action_type)), ' ', toString(length(model)), ' ', toString(toUnixTimestamp64Micro(price_time)), ' ', action_type, model) AS price_key,
     units,
     if(has_amount, stated_amount, NULL) AS amount,
     input_tokens,
@@ -377,34 +377,43 @@ SELECT
 FROM usages AS u;
 
 -- 4. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
--- count as known: they are there from an attempt that was cut off, and this one completes it.
+-- count as known: they are there from an attempt that was cut off, and this one completes it. Copies within the block are
+-- rare, so only ids that occur more than once are looked at row by row: the first that can be charged is.
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
 WITH
-    event_id IN (
-        SELECT event_id FROM event_ids_by_second
-        WHERE second IN (SELECT second FROM rated_usages WHERE identity IN ('span', 'point'))
-            AND event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('span', 'point'))
-            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS known_by_second,
-    event_id IN (
-        SELECT event_id FROM event_ids_by_key
-        WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('key', 'response'))
-            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS known_by_key,
-    r.reason = '' AND identity = 'key' AND known_by_key AND (event_id, fingerprint) NOT IN (
-        SELECT event_id, fingerprint FROM event_ids_by_key
-        WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity = 'key')
-            AND batch_id NOT IN (SELECT batch_id FROM rated_usages)) AS differs_from_known,
-    event_id IN (SELECT event_id FROM rated_usages WHERE reason = '') AS chargeable_here,
-    (event_id, position) IN (SELECT event_id, min(position) FROM rated_usages WHERE reason = '' GROUP BY event_id) AS first_here,
-    r.reason = '' AND identity = 'key' AND NOT known_by_key AND chargeable_here AND NOT first_here AND (event_id, fingerprint) NOT IN (
-        SELECT event_id, argMin(fingerprint, position) FROM rated_usages WHERE reason = '' AND identity = 'key' GROUP BY event_id) AS differs_from_first
+    (SELECT any(batch_id) FROM rated_usages) AS this_batch
 SELECT
-    * EXCEPT (reason),
+    * EXCEPT (reason, known, known_otherwise, repeated, first, first_is_other),
     multiIf(
-        r.reason = 'not_usage', 'not_usage',
-        known_by_second, 'duplicate',
-        known_by_key, if(differs_from_known, 'quarantined', 'duplicate'),
-        first_here, 'charged',
-        chargeable_here, if(differs_from_first, 'quarantined', 'duplicate'),
-        'quarantined') AS outcome,
-    if(differs_from_known OR differs_from_first, 'idempotency_conflict', toString(r.reason)) AS reason
-FROM rated_usages AS r;
+        t.reason = 'not_usage', 'not_usage',
+        known, if(known_otherwise, 'quarantined', 'duplicate'),
+        NOT repeated, if(t.reason = '', 'charged', 'quarantined'),
+        first, 'charged',
+        first_is_other, 'quarantined',
+        'duplicate') AS outcome,
+    if(outcome = 'quarantined' AND t.reason = '', 'idempotency_conflict', toString(t.reason)) AS reason
+FROM
+(
+    SELECT
+        *,
+        event_id IN (
+            SELECT event_id FROM event_ids_by_second
+            WHERE second IN (SELECT second FROM rated_usages WHERE identity IN ('span', 'point'))
+                AND event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('span', 'point'))
+                AND batch_id != this_batch
+            UNION ALL
+            SELECT event_id FROM event_ids_by_key
+            WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('key', 'response'))
+                AND batch_id != this_batch) AS known,
+        r.reason = '' AND identity = 'key' AND known AND (event_id, fingerprint) NOT IN (
+            SELECT event_id, fingerprint FROM event_ids_by_key
+            WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity = 'key') AND batch_id != this_batch) AS known_otherwise,
+        event_id IN (
+            SELECT event_id FROM rated_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS repeated,
+        position IN (
+            SELECT minIf(position, reason = '') FROM rated_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS first,
+        r.reason = '' AND identity = 'key' AND repeated AND (event_id, fingerprint) NOT IN (
+            SELECT event_id, argMinIf(fingerprint, position, reason = '') FROM rated_usages WHERE identity = 'key' GROUP BY event_id HAVING count() > 1)
+            AS first_is_other
+    FROM rated_usages AS r
+) AS t;

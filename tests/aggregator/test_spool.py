@@ -13,6 +13,7 @@ import pytest
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFull, Stopping
 from otel_credits_aggregator.spool import Batch, Spool
+from support.processes import wait_until
 
 BYTES_MAX = 10_000
 RETRY_DELAY_S = 7.0
@@ -178,8 +179,7 @@ def test_a_closed_spool_answers_everybody(tmp_path: Path) -> None:
     senders = [threading.Thread(target=send) for _ in range(4)]
     for sender in senders:
         sender.start()
-    while len(durable) < 20:
-        pass
+    wait_until(lambda: len(durable) >= 20, 10, "some requests are durable")
     spool.close()
     for sender in senders:
         sender.join(10)

@@ -362,13 +362,15 @@ def _point_usage(resource: Any, scope: Any, metric: Any, point: Any, received_us
     elif value is None:
         defect = "not_a_number"
     quantity = {unit: _text(_value_of(point, value))} if value else {}
+    # Of points of other kinds nothing is read, not even the time.
+    end_ns = point.time_unix_nano if kind in ("sum", "gauge") else 0
     series = (
         _frozen(resource.resource.attributes), scope.scope.name, _frozen(point.attributes),
         point.start_time_unix_nano, point.time_unix_nano,
     )  # fmt: skip
     return _Usage(
         "point", {names.ACTION: "", **attributes, **quantity}, frozenset([unit] if value == "as_double" else []),
-        _service(resource), scope.scope.name, b"", b"", point.time_unix_nano, series, defect, True, received_us, settings,
+        _service(resource), scope.scope.name, b"", b"", end_ns, series, defect, True, received_us, settings,
     )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
 
 
 _NOISE = st.sampled_from([{}, {"http.route": "/"}, {names.USER: "alice"}, {names.AMOUNT: "1"}, {names.INPUT: 5}, {names.KEY: "key-1"}])
-_ATTRIBUTES = st.sampled_from([_explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]).flatmap(lambda one: one)
+_ATTRIBUTES = st.sampled_from([_explicit(), _explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]).flatmap(lambda one: one)
 
 
 @st.composite
@@ -184,7 +184,7 @@ def _trace_requests(draw: st.DrawFn, pool: list[Span]) -> list[ExportTraceServic
     for _ in range(draw(st.integers(1, 3))):
         groups = []
         for _ in range(draw(st.integers(1, 3))):
-            spans = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=8))
+            spans = draw(st.lists(st.sampled_from(pool), min_size=2, max_size=10))
             if _one_in(draw, 5):
                 spans.append(_without_user(draw(st.sampled_from(pool))))
             groups.append(resource_spans(spans, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES))))
@@ -225,7 +225,7 @@ class Traffic:
 
 _SETTINGS = st.fixed_dictionaries(
     {
-        "charge_genai": st.booleans(),
+        "charge_genai": st.sampled_from([True, True, False]),
         "default_user": st.sampled_from(["", "", "house"]),
         "user_attributes": st.sampled_from([(names.CREDITS_USER, names.USER, names.END_USER)] * 3 + [("tenant", names.USER)]),
     }
@@ -250,7 +250,7 @@ def _book(draw: st.DrawFn) -> list[Price]:
 
 
 @st.composite
-def traffic(draw: st.DrawFn, spans_max: int = 16, inserts_max: int = 3) -> Traffic:
+def traffic(draw: st.DrawFn, spans_max: int = 24, inserts_max: int = 3) -> Traffic:
     """A price book and inserts that use it."""
     spans = [draw(_span(number)) for number in range(1, draw(st.integers(spans_max // 2, spans_max)) + 1)]
     points = [draw(_point(number)) for number in range(draw(st.integers(0, 5)))]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from otel_credits_aggregator.api._errors import errors
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, PathUserId
@@ -11,23 +12,36 @@ from otel_credits_aggregator.ledger import Balance, Grant, NewGrant, Profile, Us
 
 __all__ = ["router"]
 
+
+class _AnyText(Convertor[str]):
+    """A part of a path that may hold slashes and line breaks, however the client encoded them."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _AnyText())
 router = APIRouter(tags=["users"])
 
 
-# An id may contain slashes: `:path` matches them, however the client encoded them.
-@router.get("/users/{user_id:path}/balance", summary="What a user has left", responses=errors(HTTPStatus.NOT_FOUND))
+@router.get("/users/{user_id:any}/balance", summary="What a user has left", responses=errors(HTTPStatus.NOT_FOUND))
 def read_balance(user_id: PathUserId, ledger: LedgerOfApp) -> Balance:
     """404 for an id to which nothing was granted, which used nothing and has no profile: most likely a mistyped id."""
     return ledger.balance(user_id)
 
 
-@router.get("/users/{user_id:path}/grants", summary="What was granted to a user, newest first", responses=errors())
+@router.get("/users/{user_id:any}/grants", summary="What was granted to a user, newest first", responses=errors())
 def list_grants(user_id: PathUserId, ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[Grant]:
     return ledger.grants(user_id, limit)
 
 
 @router.post(
-    "/users/{user_id:path}/grants",
+    "/users/{user_id:any}/grants",
     summary="Grant credits",
     status_code=HTTPStatus.CREATED,
     responses=errors(HTTPStatus.CONFLICT)
@@ -44,7 +58,7 @@ def grant(user_id: PathUserId, new: NewGrant, ledger: LedgerOfApp, response: Res
     return granted
 
 
-@router.put("/users/{user_id:path}", summary="Remember a user's email and name", responses=errors())
+@router.put("/users/{user_id:any}", summary="Remember a user's email and name", responses=errors())
 def set_user(user_id: PathUserId, profile: Profile, ledger: LedgerOfApp) -> User:
     """What is left out or empty stays as it was. Answers what is known now."""
     return ledger.set_user(user_id, profile)
