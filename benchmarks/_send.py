@@ -1,6 +1,6 @@
 """The program that sends: OTLP/gRPC from several threads, in a process of its own. `_sender.py` starts and drives it.
 
-It prints a line when it is ready; for each line with a port that it reads, it sends to that port and prints what it did,
+It prints a line when it is ready. For each line with a port that it reads, it sends to that port and prints what it did
 as JSON. It sends bytes that are serialised already, so that its share of the processor is small and the same whoever
 receives. A request that is refused as to be tried again is tried again after a pause, as an exporter does.
 """

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest, ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
+from otel_credits_aggregator.lenient import without_utf8_check
 from otel_credits_aggregator.outcomes import BadRequest
 
 __all__ = ["ENVELOPE_FIELD", "RECEIVED", "Signal", "from_json", "item_count", "parse", "response_type"]
@@ -39,6 +40,7 @@ _REQUESTS: dict[Signal, type[Message]] = {
     Signal.METRICS: ExportMetricsServiceRequest,
     Signal.LOGS: ExportLogsServiceRequest,
 }
+_LENIENT_REQUESTS = {signal: without_utf8_check(request) for signal, request in _REQUESTS.items()}
 _RESPONSES: dict[Signal, type[Message]] = {
     Signal.TRACES: ExportTraceServiceResponse,
     Signal.METRICS: ExportMetricsServiceResponse,
@@ -52,13 +54,13 @@ def response_type(signal: Signal) -> type[Message]:
 
 
 def parse(signal: Signal, payload: bytes) -> Message:
-    """The request in these bytes.
+    """The request in these bytes; its texts are bytes, UTF-8 or not.
 
     Raises:
         BadRequest: they are not a protobuf message of the signal's request type, or have a field that is ours to add.
     """
     try:
-        request = _REQUESTS[signal].FromString(payload)
+        request = _LENIENT_REQUESTS[signal].FromString(payload)
     except DecodeError as error:
         raise BadRequest(f"not an OTLP {signal} request: {error}") from error
     # Messages concatenate: an envelope within the request would be merged with the one that the insert appends.

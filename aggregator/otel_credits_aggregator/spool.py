@@ -57,10 +57,12 @@ _PRAGMAS = (
     "PRAGMA page_size = 65536",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    "PRAGMA wal_autocheckpoint = 1000",
+    "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA cache_size = -65536",
 )
 _COMMIT_BYTES_MAX = 16 << 20
+# The newest requests are kept in memory too, up to so many bytes, so that inserting them need not read them back.
+_RECENT_BYTES_MAX = 64 << 20
 
 _Write = Callable[[sqlite3.Connection], Any]
 
@@ -106,6 +108,9 @@ class Spool:
         self._writer_connection = _connect(path)
         self._writer_connection.executescript(_SCHEMA)
         self._reader = _connect(path)
+        self._reading = threading.Lock()
+        self._recent: dict[int, tuple[bytes, int]] = {}
+        self._recent_bytes = 0
         self.receiver = self._identify()
         self.arrived = threading.Condition()
         self.waiting: deque[Waiting] = deque()
@@ -144,7 +149,7 @@ class Spool:
             return int(cursor.lastrowid or 0)
 
         future: Future[int] = _uncancellable()
-        future.add_done_callback(lambda done: self._appended(done, signal, len(payload)))
+        future.add_done_callback(lambda done: self._appended(done, signal, payload, received_at_us))
         self._submit(write, len(payload), future)
         return future
 
@@ -179,6 +184,7 @@ class Spool:
             return int(size)
 
         self._release(self._now(write))
+        self._drop_recent(batch)
 
     def batches(self) -> list[Batch]:
         """Batches that were composed and not forgotten, oldest first."""
@@ -187,6 +193,9 @@ class Spool:
 
     def payloads(self, batch: Batch) -> list[tuple[bytes, int]]:
         """(payload, receive time in microseconds since 1970) of each request of a batch, in order."""
+        remembered = [self._recent.get(number) for number, _ in self.request_ids(batch)]
+        if all(remembered):
+            return [request for request in remembered if request]
         return self._read(
             "SELECT payload, received_at_us FROM requests WHERE signal = ? AND id BETWEEN ? AND ? ORDER BY id",
             (batch.signal.value, batch.first_id, batch.last_id),
@@ -216,7 +225,7 @@ class Spool:
         self._writes.put(None)
         self._writer.join()
         self._writer_connection.close()
-        with self._lock:
+        with self._reading:
             self._reader.close()
         self._lock_file.close()
 
@@ -250,13 +259,21 @@ class Spool:
         with self._lock:
             self._bytes -= size
 
-    def _appended(self, done: "Future[int]", signal: Signal, size: int) -> None:
+    def _appended(self, done: "Future[int]", signal: Signal, payload: bytes, received_at_us: int) -> None:
         if done.exception() is not None:
-            self._release(size)
+            self._release(len(payload))
             return
         with self.arrived:
-            self.waiting.append(Waiting(done.result(), signal, size, time.monotonic()))
+            self.waiting.append(Waiting(done.result(), signal, len(payload), time.monotonic()))
+            if self._recent_bytes + len(payload) <= _RECENT_BYTES_MAX:
+                self._recent[done.result()] = (payload, received_at_us)
+                self._recent_bytes += len(payload)
             self.arrived.notify()
+
+    def _drop_recent(self, batch: Batch) -> None:
+        with self.arrived:
+            for number in [number for number in self._recent if batch.first_id <= number <= batch.last_id]:
+                self._recent_bytes -= len(self._recent.pop(number)[0])
 
     def _submit(self, write: _Write, size: int, future: "Future[Any]") -> None:
         with self._lock:
@@ -271,7 +288,7 @@ class Spool:
         return future.result()
 
     def _read(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
-        with self._lock:
+        with self._reading:
             return self._reader.execute(sql, parameters).fetchall()
 
     def _write_forever(self) -> None:

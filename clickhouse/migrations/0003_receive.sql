@@ -11,13 +11,11 @@ CREATE TABLE IF NOT EXISTS otlp_traces
             spans Array(Tuple(
                 trace_id String,
                 span_id String,
-                parent_span_id String,
                 name String,
                 kind Int32,
                 start_time_unix_nano UInt64,
                 end_time_unix_nano UInt64,
                 attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5)))),
-                dropped_attributes_count UInt32,
                 status Tuple(code Int32)
             ))
         ))

@@ -71,19 +71,19 @@ SELECT
     s.start_time_unix_nano AS start_time_unix_nano,
     s.end_time_unix_nano AS end_time_unix_nano,
     '' AS series,
-    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln, lst) -> multiIf(
+    mapFromArrays(keys, arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
         kind = 'string_value', str,
         kind = 'int_value', toString(int),
         kind = 'double_value', toString(dbl),
         kind = 'bool_value', if(bln, 'true', 'false'),
-        -- A list of one short string is that string (tag and length twice, then the text); any other list is no value, yet
-        -- not nothing: a NUL stands for it.
+        -- A list of one short string is that string (tag and length twice, then the text). Any other list is no value; of
+        -- the finish reasons it only matters that there are some.
         kind = 'array_value', multiIf(
-            lst = '', '',
             length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
-            '\0'),
+            lst != '' AND key = 'gen_ai.response.finish_reasons', 'several',
+            ''),
         ''),
-        kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
+        keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
         s.attributes.value.bool_value, s.attributes.value.array_value)) AS attributes,
     arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
     if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect
@@ -189,7 +189,7 @@ SELECT
         identity = 'point', sipHash128('point', candidate.series, candidate.start_time_unix_nano, candidate.end_time_unix_nano),
         sipHash128('span', candidate.trace_id, candidate.span_id, odd_id))) AS event_id,
     toDateTime(created_at) AS second,
-    if(identity = 'key', cityHash64(user_id, action_type, has_amount, stated_amount, mapSort(units)), 0) AS fingerprint,
+    if(identity = 'key', cityHash64(user_id, action_type, has_amount, stated_amount, mapSort(if(identity = 'key', units, map()))), 0) AS fingerprint,
     created_at,
     user_id,
     attributes['user.email'] AS user_email,
@@ -210,7 +210,7 @@ FROM
     SELECT
         *,
         if(time_unusable, received_at, fromUnixTimestamp64Micro(toInt64(intDiv(candidate.end_time_unix_nano, 1000)), 'UTC')) AS created_at,
-        arrayLast(changed_at -> changed_at <= created_at, price_changes) AS price_time,
+        if(created_at >= price_changes[-1], price_changes[-1], arrayLast(changed_at -> changed_at <= created_at, price_changes)) AS price_time,
         if(empty(sent_units) AND NOT has_amount, map('call', toDecimal128(1, 12)), sent_units) AS units,
         toUInt64(if(cache_apart, uncached + tokens[3] + tokens[4], tokens[1])) AS input_tokens,
         multiIf(
@@ -262,10 +262,7 @@ FROM
                 *,
                 -- Numbers that are safe to compute with; the ones that are not are listed as wrong.
                 arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
-                arrayFilter((text, key) -> ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000 AND key IN ('gen_ai.usage.input_tokens',
-                        'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
-                        'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
-                    mapValues(attributes), mapKeys(attributes)) AS wrong_tokens,
+                arrayFilter(text -> ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000, sent_token_texts) AS wrong_tokens,
                 -- 50 decimals are read, 12 are kept: a text that needs more is refused, a binary float is rounded (half to
                 -- even), since its shortest decimal form is what the app meant.
                 arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), stated_texts) AS stated_numbers,
@@ -301,7 +298,7 @@ FROM
                     if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']) AS model,
                     -- Who pays: the first attribute of the list that the span has.
                     if(empty(user_attributes), ['credits.user_id', 'user.id', 'enduser.id'], user_attributes) AS payers,
-                    arrayFirst(value -> value != '' AND value != '\0', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
+                    arrayFirst(value -> value != '', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
                         attributes[payers[5]], attributes[payers[6]], attributes[payers[7]], attributes[payers[8]]]) AS named_user,
                     [
                         attributes['gen_ai.usage.input_tokens'],
@@ -313,6 +310,9 @@ FROM
                     ] AS token_texts,
                     signal = 'span' AND (length(trace_id) != 16 OR trace_id = unhex('00000000000000000000000000000000')) AS trace_id_wrong,
                     signal = 'span' AND (length(span_id) != 8 OR span_id = unhex('0000000000000000')) AS span_id_wrong,
+                    arrayFilter((text, key) -> key IN ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens',
+                            'gen_ai.usage.cache_write.input_tokens', 'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
+                        mapValues(attributes), mapKeys(attributes)) AS sent_token_texts,
                     has(exclusive_scopes, scope_name) AS cache_apart,
                     arrayFilter(key -> startsWith(key, 'credits.units.'), mapKeys(attributes)) AS stated_keys,
                     arrayFilter((value, key) -> startsWith(key, 'credits.units.'), mapValues(attributes), mapKeys(attributes)) AS stated_texts,

@@ -19,7 +19,7 @@ SELECT
     attributes['credits.description'] AS description,
     attributes['credits.resource_id'] AS resource_id,
     attributes['credits.resource_type'] AS resource_type,
-    mapFromArrays(arrayMap(key -> substring(key, 18), metadata_keys), arrayMap(key -> if(attributes[key] = '\0', '', attributes[key]), metadata_keys)) AS metadata,
+    mapFromArrays(arrayMap(key -> substring(key, 18), metadata_keys), arrayMap(key -> attributes[key], metadata_keys)) AS metadata,
     units,
     service_name,
     lower(hex(candidate.trace_id)) AS trace_id,

@@ -96,7 +96,9 @@ def test_gzip_is_understood(aggregator: AggregatorProcess) -> None:
         pytest.param(gzip.compress(traces(span()).SerializeToString()), id="gzip that nobody announced"),
     ],
 )
-def test_malformed_bytes_are_refused_for_good(client: GrpcClient, aggregator: AggregatorProcess, payload: bytes) -> None:
+def test_malformed_bytes_are_refused_for_good(
+    client: GrpcClient, aggregator: AggregatorProcess, payload: bytes
+) -> None:
     """Bytes that are no request get INVALID_ARGUMENT without a retry delay, so that the sender drops them, and are counted."""
     before, refused = settle(aggregator), refused_requests(aggregator, "BadRequest")
     with pytest.raises(grpc.RpcError) as raised:

@@ -132,7 +132,11 @@ def test_log_records_are_counted_and_not_kept(aggregator: AggregatorProcess, url
     """Logs in JSON are acknowledged, counted as not usage, and never reach the spool."""
     settle(aggregator)
     before = accounting(aggregator.metrics(), "log_records")
-    body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "a"}}, {"traceId": "", "spanId": ""}]}]}]}
+    body = {
+        "resourceLogs": [
+            {"scopeLogs": [{"logRecords": [{"body": {"stringValue": "a"}}, {"traceId": "", "spanId": ""}]}]}
+        ]
+    }
     assert post(url, json.dumps(body).encode(), "logs", content_type=JSON).json() == {}
     after = aggregator.metrics()
     assert accounting(after, "log_records") - before == Accounting(received=2, not_usage=2)
@@ -254,7 +258,9 @@ def test_a_client_that_hangs_up_within_its_body_leaves_nothing(aggregator: Aggre
     head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: {len(body) + 1}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", aggregator.http_port)) as connection:
         connection.sendall(head.encode() + body)
-    wait_until(lambda: refused_requests(aggregator, "BadRequest") == refused + 1, 10, "the request is counted as refused")
+    wait_until(
+        lambda: refused_requests(aggregator, "BadRequest") == refused + 1, 10, "the request is counted as refused"
+    )
     assert settle(aggregator) == before
     assert post(url, a_request()).is_success
 

@@ -80,7 +80,9 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     """Killed at any moment, a spool has every request whose sender was answered, in an undamaged file."""
     path = tmp_path / "spool.sqlite"
     for wanted in (1, 50, 400):
-        with subprocess.Popen(_python(_ANSWERS_FOR_EVER, str(path)), stdout=subprocess.PIPE, env=clean_environment()) as child:
+        with subprocess.Popen(
+            _python(_ANSWERS_FOR_EVER, str(path)), stdout=subprocess.PIPE, env=clean_environment()
+        ) as child:
             assert child.stdout is not None
             answered = {child.stdout.readline().strip() for _ in range(wanted)}
             child.kill()

@@ -47,7 +47,9 @@ def kill_at_a_random_moment(aggregator: AggregatorProcess, rng: random.Random) -
     aggregator.start()
 
 
-def assert_nothing_lost_or_doubled(aggregator: AggregatorProcess, oracle: Oracle, sent: list[ResendingClient]) -> Accounting:
+def assert_nothing_lost_or_doubled(
+    aggregator: AggregatorProcess, oracle: Oracle, sent: list[ResendingClient]
+) -> Accounting:
     """Every credit is exact, and every span that was acknowledged is accounted for."""
     aggregator.wait_ready()
     sums = settle(aggregator)

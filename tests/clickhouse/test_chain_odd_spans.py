@@ -114,6 +114,12 @@ WHO_AND_WHAT = {
     "three empty users": odd("no_user", {USER: "", CREDITS_USER: "", END_USER: ""}),
     "user without value": odd("no_user", {USER: None, CREDITS_USER: [], END_USER: {}}),
     "user of bytes": odd("no_user", {USER: b"someone"}),
+    "user as list of one": odd(1, {USER: ["someone"]}),
+    "user as list of two": odd("no_user", {USER: ["someone", "else"]}),
+    "user as list of numbers": odd("no_user", {USER: [42]}),
+    "user as list of lists": odd("no_user", {USER: [["someone"]]}),
+    "action as list of two": odd("no_action_type", {ACTION: ["one", "two"]}),
+    "amount as list of one text": odd(5, {AMOUNT: ["5"]}),
     "user as int": odd(1, {USER: 42}),
     "user in credits.user_id": odd(1, {USER: None, CREDITS_USER: "someone"}),
     "user in enduser.id": odd(1, {USER: None, END_USER: "someone"}),
@@ -244,7 +250,7 @@ SHAPES = {
     "metadata key of a megabyte": odd(1, {METADATA + MEGABYTE: "x"}),
     "name of a megabyte": odd(1, name=MEGABYTE),
     "metadata of every type": odd(
-        1, {METADATA + str(n): value for n, value in enumerate(("", 0, -1, 0.5, True, b"b", {"k": 1}, [1, [2, [3]]], [{"k": 1}], []))}
+        1, {METADATA + str(n): value for n, value in enumerate(("", 0, -1, 0.5, True, b"b", {"k": 1}, [1, [2, [3]]], [{"k": 1}], [], ["one"]))}
     ),
     "attribute without value": odd(1, {"some.attribute": b""}),
     "attribute without key": odd(1, {"": "value"}),
@@ -354,7 +360,7 @@ def test_texts_arrive_as_they_were_sent(fates: dict[str, Any], shared_chain: Cha
 def test_metadata_of_every_type(fates: dict[str, Any], shared_chain: Chain) -> None:
     """Metadata is kept as text; what has no text, a list of several values too, is empty."""
     (event,) = shared_chain.rows("SELECT metadata FROM credit_usage_events WHERE resource_id = 'metadata of every type'")
-    texts = ["", "0", "-1", "0.5", "true", "", "", "", "", ""]
+    texts = ["", "0", "-1", "0.5", "true", "", "", "", "", "", "one"]
     assert event["metadata"] == {str(number): text for number, text in enumerate(texts)}
 
 

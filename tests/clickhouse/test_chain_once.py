@@ -264,6 +264,15 @@ def test_a_key_with_another_description_is_a_copy(chain: Chain) -> None:
     assert chain.outcomes() == {"charged": 1, "duplicate": 4}
 
 
+@pytest.mark.parametrize("name", [KEY, RESPONSE_ID])
+def test_what_is_not_a_name_is_not_an_identity(chain: Chain, name: str) -> None:
+    """Keys that are lists, maps or bytes do not make copies of usages that have nothing in common."""
+    odd = [["a", "b"], ["c", 1], [["d"]], {"e": 1}, {"f": 1}, b"g", b"h", ""]
+    chain.send(traces(*(usage_span({name: value}) for value in odd)), charge_genai=True)
+    assert "duplicate" not in chain.outcomes()
+    chain.assert_sums_agree()
+
+
 def test_a_response_across_traces_is_charged_once(chain: Chain) -> None:
     """The spans that two instrumentations emit for one LLM call are one usage, though they share no trace."""
     price_tokens(chain)

@@ -84,11 +84,11 @@ class Chain:
         self.client.command(sql)
 
     def events(self) -> list[Row]:
-        """All events, in the order they ended."""
-        return self.rows("SELECT * FROM credit_usage_events ORDER BY created_at, event_id")
+        """All events, in the order they ended, then in which they were received."""
+        return self.rows("SELECT * FROM credit_usage_events ORDER BY created_at, received_at, event_id")
 
     def charges(self) -> list[Decimal]:
-        """The charge of each event, in the order they ended."""
+        """The charge of each event, in the order of :meth:`events`."""
         return [event["credits_charged"] for event in self.events()]
 
     def reasons(self) -> list[str]:

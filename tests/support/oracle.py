@@ -395,7 +395,7 @@ def _texts(attributes: Iterable[KeyValue]) -> tuple[dict[str, str], frozenset[st
     return texts, doubles, "" if len(texts) == len(listed) else "duplicate_attribute"
 
 
-def _text(value: AnyValue, inside_list: bool = False) -> str:
+def _text(value: AnyValue) -> str:
     match value.WhichOneof("value"):
         case "string_value":
             return value.string_value
@@ -405,8 +405,8 @@ def _text(value: AnyValue, inside_list: bool = False) -> str:
             return str(value.int_value)
         case "double_value":
             return _double_text(value.double_value)
-        case "array_value" if not inside_list:
-            return ",".join(_text(item, inside_list=True) for item in value.array_value.values)
+        case "array_value" if len(value.array_value.values) == 1:
+            return value.array_value.values[0].string_value
     return ""
 
 

@@ -44,6 +44,13 @@ class ClientPool:
         try:
             client = client or self._open()
             yield client
+        except BaseException:
+            # What a failed query had written already is put before the next result of its connection (chDB 26.9), so
+            # the connection is not used again.
+            if client is not None:
+                client.close()
+            client = None
+            raise
         finally:
             self._free.put(client)
 

@@ -87,6 +87,8 @@ def checked_query(client: Client, query: str) -> str:
     if clause:
         raise InvalidQueryError(f"leave out {clause[1]}: the output and the settings of a query are fixed here")
     nodes = list(_nodes(client, text))
+    if any(node.kind == "Set" for node in nodes):
+        raise InvalidQueryError("leave out SETTINGS: the settings of a query are fixed here")
     if nodes[0].kind not in _STATEMENTS:
         raise InvalidQueryError("only reading is allowed: SELECT, SHOW TABLES, SHOW CREATE TABLE, DESCRIBE, EXISTS")
     _check_functions(nodes)

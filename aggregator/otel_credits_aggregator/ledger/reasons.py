@@ -1,48 +1,49 @@
-"""What each reason of the quarantine means and what to do about it, for people. The reasons themselves are given by
-``clickhouse/migrations/0004_usage_chain.sql`` and by the receivers."""
+"""What to do about each reason of the quarantine, in the words that people are shown.
+
+The reasons are given by ``clickhouse/migrations/0004_usage_chain.sql``, and one by the inserter; a test compares. What
+each means at more length is in docs/semantic-conventions.md.
+"""
 
 from collections.abc import Mapping
 
 __all__ = ["HINTS", "hint"]
 
-_RESEND = "Correct it in the app; to charge this one, send it again corrected, under a new idempotency key."
+_RESEND = "To charge this one, send it again, corrected, as a new span."
 
 HINTS: Mapping[str, str] = {
-    "unpriced": "No price was found for a unit of this usage. Set one with `otel-credits prices set`; "
-    "it is then charged by itself.",
-    "no_user": "No attribute of the span names who pays (`user.id`, or what OTEL_CREDITS_USER_ATTRIBUTES lists). "
-    f"{_RESEND}",
-    "no_action_type": f"`credits.action_type` is empty. {_RESEND}",
-    "invalid_trace_id": f"The trace id is not 16 bytes or all zero, so copies could not be told apart. {_RESEND}",
-    "invalid_span_id": f"The span id is not 8 bytes or all zero, so copies could not be told apart. {_RESEND}",
+    "metric_is_not_a_monotonic_sum": "credits.usage is a gauge, a histogram or an up-down counter: "
+    "count usage with a counter.",
+    "metric_is_cumulative_use_cumulativetodelta": "A cumulative point repeats what was sent before. "
+    "Put the Collector's cumulativetodelta processor in between, or set delta temporality in the exporter.",
+    "metric_has_no_temporality": "The sender did not say whether it is delta or cumulative: "
+    "set delta temporality there.",
     "duplicate_attribute": f"An attribute is there twice, so its value is not certain. {_RESEND}",
-    "time_missing": f"The end time is missing. {_RESEND}",
-    "time_out_of_range": "It ends before 2000 or more than 31 days after it was received: check the clock of the app. "
-    f"{_RESEND}",
+    "invalid_trace_id": f"The trace id is not 16 bytes, or all zero, so copies could not be told apart. {_RESEND}",
+    "invalid_span_id": f"The span id is not 8 bytes, or all zero, so copies could not be told apart. {_RESEND}",
+    "time_missing": f"The end time is 0: end the span before it is exported. {_RESEND}",
+    "time_out_of_range": "It ends before 2000, or more than 31 days after it was received: set the clock of the "
+    f"app. {_RESEND}",
+    "no_action_type": f"credits.action_type is empty: name the action. {_RESEND}",
+    "no_user": "No attribute says who pays: set user.id in the app, or OTEL_CREDITS_DEFAULT_USER for what comes "
+    f"from now on. {_RESEND}",
     "name_too_long": f"User, action, model, idempotency key or response id is longer than 512 bytes. {_RESEND}",
-    "amount_not_a_number": f"`credits.amount` is not a decimal number of at most 40 characters. {_RESEND}",
-    "amount_negative": "`credits.amount` is negative. To give credits back, use `otel-credits grant`.",
-    "amount_out_of_range": f"The charge is more than 10^18 credits. {_RESEND}",
-    "amount_not_exact": f"`credits.amount` has more than 12 decimal places. {_RESEND}",
-    "quantity_not_a_number": f"A quantity (`credits.units.*`, token counts) is not a number. {_RESEND}",
-    "quantity_negative": f"A quantity (`credits.units.*`, token counts) is negative. {_RESEND}",
-    "quantity_out_of_range": f"A quantity is above 10^15, or a token count above 10^12. {_RESEND}",
-    "quantity_not_exact": f"A quantity has more than 12 decimal places. {_RESEND}",
-    "tokens_inconsistent": "There are more cached tokens than input tokens, though the input should include them. "
-    "Report the instrumentation's version.",
-    "usage_unknown": "A model call whose tokens nobody reported, as when a stream breaks off. Wrap such streams in "
-    f"`track_stream`. {_RESEND}",
-    "request_not_insertable": "The store refused this request, which is kept whole in raw_request. "
-    "Report it, with the detail in credit_quarantine.",
-    "unknown_convention": "Whether this instrumentation's input tokens include cached ones is not known. "
-    "Add its scope to credit_conventions, then `otel-credits quarantine replay`.",
-    "idempotency_conflict": "Its idempotency key was already charged with another user, action or quantity. "
-    "Use a new key for a new usage.",
-    "cumulative_temporality": "A cumulative metric cannot be charged point by point. Put the Collector's "
-    "cumulativetodelta processor before the aggregator, or export `credits.usage` with delta temporality.",
+    "not_a_number": f"An amount, a quantity or a token count is not a number. {_RESEND}",
+    "negative_number": "An amount, a quantity or a token count is negative. To give credits back: otel-credits grant.",
+    "number_out_of_range": f"An amount, a quantity or a token count is too large: is its unit the right one? {_RESEND}",
+    "number_not_exact": f"It has more than 12 decimals or 40 characters: round it in the app. {_RESEND}",
+    "tokens_inconsistent": "More tokens are cached than there are input tokens: its emitter counts them apart. "
+    "Add its scope to credit_conventions with input_includes_cache = false, then: otel-credits quarantine replay",
+    "usage_unknown": "Nobody reported how much it was, as when a call fails or a stream is cut off. Decide yourself; "
+    "track_stream charges what a cut-off stream is known to have used.",
+    "unknown_convention": "Whether input tokens of this instrumentation include cached ones is not known. Find out, "
+    "add its scope to credit_conventions, then: otel-credits quarantine replay",
+    "unpriced": "A unit of it has no price. Add one with otel-credits prices set; it is then charged by itself.",
+    "amount_out_of_range": "Quantity times price is above 10^18: check the price and the unit.",
+    "idempotency_conflict": "Its idempotency key was charged before, for something else: use a key for one usage only.",
+    "request_not_insertable": "The store refused this whole request, which is kept in raw_request: report it.",
 }
 
 
 def hint(reason: str) -> str:
     """What to do about a reason; a general answer for one that this version does not know."""
-    return HINTS.get(reason, "See the quarantined usage's attributes, correct the app, and send it again.")
+    return HINTS.get(reason, "See the attributes of the quarantined usage, correct the app, and send it again.")
