@@ -112,6 +112,8 @@ _PASSING_CODES = frozenset(
 )
 # A failure with any other code is held to be the data's fault after so many attempts, about 10 s with the pauses between them.
 _ATTEMPTS_MAX = 8
+# Even what the store calls the data's fault gets a second attempt: a body that was cut on its way looks like it.
+_ATTEMPTS_MIN = 2
 # Time and memory: half of a batch needs half of them.
 _TOO_MUCH_CODES = frozenset({159, 241})
 _ATTEMPTS_BEFORE_HALVING = 3
@@ -165,7 +167,8 @@ def is_permanent(error: Exception, attempt: int) -> bool:
     # Without a code it is the network, or a proxy in front of the store.
     if code is None:
         return False
-    return code in _PERMANENT_CODES or (code not in _PASSING_CODES and attempt >= _ATTEMPTS_MAX)
+    enough = _ATTEMPTS_MIN if code in _PERMANENT_CODES else _ATTEMPTS_MAX
+    return code not in _PASSING_CODES and attempt >= enough
 
 
 def is_too_much(error: Exception, attempt: int) -> bool:

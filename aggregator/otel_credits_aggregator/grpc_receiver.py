@@ -34,7 +34,8 @@ def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
         options=[("grpc.max_receive_message_length", settings.request_bytes_max), ("grpc.so_reuseport", 0)],
     )
     server.add_generic_rpc_handlers(tuple(_service(signal, intake) for signal in RECEIVED))
-    server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host  # IPv6
+    server.add_insecure_port(f"{host}:{settings.grpc_port}")
     server.start()
     return server
 

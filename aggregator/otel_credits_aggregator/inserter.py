@@ -157,7 +157,7 @@ class Inserter:
         with self._spool.arrived:
             while not self._due():
                 self._spool.arrived.wait(self._pause())
-            return _take_batch(self._spool, self._settings.batch_bytes_max)
+            return _take_batch(self._spool, self._settings.insert_bytes_max)
 
     def _due(self) -> bool:
         waiting = self._spool.waiting
@@ -166,13 +166,13 @@ class Inserter:
         if not waiting:
             return False
         age = time.monotonic() - waiting[0].since
-        return age >= self._settings.batch_interval_s or sum(one.bytes for one in waiting) >= self._settings.batch_bytes_max
+        return age >= self._settings.insert_interval_s or sum(one.bytes for one in waiting) >= self._settings.insert_bytes_max
 
     def _pause(self) -> float:
         """Seconds until something may be due without anything new arriving."""
         until = self._next_recheck
         if self._spool.waiting:
-            until = min(until, self._spool.waiting[0].since + self._settings.batch_interval_s)
+            until = min(until, self._spool.waiting[0].since + self._settings.insert_interval_s)
         return max(until - time.monotonic(), 0.001)
 
     def _begin(self, batch: Batch) -> None:

@@ -78,7 +78,7 @@ class Aggregator:
         self.intake.close()
         if self._grpc is not None:
             self._grpc.stop(_GRPC_GRACE_S).wait()
-        empty = self.inserter.stop(self.settings.shutdown_timeout_s)
+        empty = self.inserter.stop(self.settings.stop_timeout_s)
         self.spool.close()
         return empty
 

@@ -46,11 +46,11 @@ class Settings(BaseSettings):
     spool_bytes_max: int = Field(1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay.")
     receive_threads: int = Field(16, ge=1, le=256, description="Requests decoded at once, for each of gRPC and HTTP.")
     retry_delay_s: Seconds = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
-    batch_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
-    batch_interval_s: Seconds = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
+    insert_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
+    insert_interval_s: Seconds = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
     store_retry_max_s: Seconds = Field(10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds.")
     recheck_interval_s: Seconds = Field(2.0, gt=0, description="How often unpriced usage is looked at again, in seconds.")
-    shutdown_timeout_s: Seconds = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
+    stop_timeout_s: Seconds = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
 
     @field_validator("store")
     @classmethod

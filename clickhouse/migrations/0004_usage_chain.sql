@@ -294,7 +294,7 @@ FROM
                     attributes['gen_ai.operation.name'] IN ('chat', 'text_completion', 'generate_content', 'embeddings')
                         OR attributes['openinference.span.kind'] IN ('LLM', 'EMBEDDING')
                         OR attributes['llm.request.type'] IN ('chat', 'completion') AS inference,
-                    attributes['gen_ai.response.finish_reasons'] != '' AS finished,
+                    attributes['gen_ai.response.finish_reasons'] != '' OR attributes['anthropic.message.stop_reason'] != '' AS finished,
                     if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']) AS model,
                     -- Who pays: the first attribute of the list that the span has.
                     if(empty(user_attributes), ['credits.user_id', 'user.id', 'enduser.id'], user_attributes) AS payers,

@@ -86,7 +86,7 @@ SELECT
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'gen_ai.response.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
         OR key IN ('gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
-            'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
+            'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';
 

@@ -3,21 +3,21 @@
 import ast
 from pathlib import Path
 
-import otel_credits_aggregator.ledger.local
+import otel_credits_aggregator.ledger
 from otel_credits_aggregator.ledger._queries import named_query
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.store import Client, rows
 from support.store import Usage, insert_usages
 
 _FILES = sorted((clickhouse_folder() / "queries").glob("*.sql"))
-_PARAMETERS = {"user_id": "u", "limit": 10, "reason": "", "grant_id": "g"}
+_PARAMETERS = {"user_id": "u", "limit": 10, "reason": "", "grant_id": "g", "month": "2026-01-01"}
 
 
 def _names_in_code() -> set[str]:
-    """Return the string literals of the module that runs the queries."""
-    source = Path(otel_credits_aggregator.ledger.local.__file__).read_text("utf-8")
-    constants = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
-    return {value for value in constants if isinstance(value, str)}
+    """Return the string literals of the package that runs the queries."""
+    modules = Path(otel_credits_aggregator.ledger.__file__).parent.glob("*.py")
+    nodes = (node for module in modules for node in ast.walk(ast.parse(module.read_text("utf-8"))))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def test_every_query_is_used_and_explained() -> None:

@@ -42,15 +42,19 @@ def a_request(size: int = 0) -> bytes:
 
 def fill(client: GrpcClient) -> int:
     """Send requests, large ones first, until even a small one is refused; return how many were taken."""
-    taken = 0
-    for size in (100_000, 1_000, 0):
+    return sum(fill_with(client, size) for size in (100_000, 1_000, 0))
+
+
+def fill_with(client: GrpcClient, size: int) -> int:
+    """The same with requests of one size."""
+    for taken in range(10_000):
         try:
-            while taken < 10_000:
-                client.export(a_request(size))
-                taken += 1
+            client.export(a_request(size))
         except grpc.RpcError as error:
-            assert refusal(error).code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    return taken
+            if refusal(error).code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return taken
+    raise AssertionError("10,000 requests fit into a spool of 1 MiB")
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def full(tmp_path: Path) -> Iterator[FullAggregator]:
         "OTEL_CREDITS_SPOOL_BYTES_MAX": str(SPOOL_BYTES_MAX),
         "OTEL_CREDITS_RETRY_DELAY_S": str(RETRY_DELAY_S),
         "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2",
-        "OTEL_CREDITS_SHUTDOWN_TIMEOUT_S": "1",
+        "OTEL_CREDITS_STOP_TIMEOUT_S": "1",
     }
     aggregator = AggregatorProcess(tmp_path / "data", settings)
     try:
@@ -90,7 +94,7 @@ def start(store: ClickHouseHttp) -> None:
 
 
 def test_grpc_senders_are_asked_to_wait(full: FullAggregator) -> None:
-    """A full spool is answered RESOURCE_EXHAUSTED with the delay in RetryInfo; logs, which are not kept, are still taken."""
+    """A full spool is answered RESOURCE_EXHAUSTED with the delay in RetryInfo; logs, which are not kept, are taken."""
     with GrpcClient(full.aggregator.grpc_port) as client:
         with pytest.raises(grpc.RpcError) as raised:
             client.export(a_request(100_000))
@@ -117,7 +121,7 @@ def test_http_senders_are_asked_to_wait(full: FullAggregator) -> None:
 
 
 def test_what_was_taken_is_charged_when_the_store_is_back(full: FullAggregator) -> None:
-    """When the store is back the spool empties, requests are taken again, and every acknowledged usage is charged once."""
+    """When the store is back the spool empties, requests are taken again, every acknowledged usage is charged once."""
     start(full.store)
     settle(full.aggregator)
     assert post(full.aggregator.http_endpoint, a_request()).is_success

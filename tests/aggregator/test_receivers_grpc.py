@@ -99,7 +99,7 @@ def test_gzip_is_understood(aggregator: AggregatorProcess) -> None:
 def test_malformed_bytes_are_refused_for_good(
     client: GrpcClient, aggregator: AggregatorProcess, payload: bytes
 ) -> None:
-    """Bytes that are no request get INVALID_ARGUMENT without a retry delay, so that the sender drops them, and are counted."""
+    """Bytes that are no request get INVALID_ARGUMENT without a retry delay, so that the sender drops them."""
     before, refused = settle(aggregator), refused_requests(aggregator, "BadRequest")
     with pytest.raises(grpc.RpcError) as raised:
         client.export(payload)

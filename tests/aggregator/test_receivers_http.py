@@ -46,7 +46,7 @@ def a_request(user: str = "someone") -> bytes:
 
 
 def json_request(user: str, **span: Any) -> dict[str, Any]:
-    """A request as the specification's JSON mapping has it: camelCase, hex ids, 64-bit integers as strings, enums as numbers."""
+    """A request in the specification's JSON: camelCase, hex ids, 64-bit integers as strings, enums as numbers."""
     attributes = [
         {"key": "credits.action_type", "value": {"stringValue": "youtube_sync"}},
         {"key": "user.id", "value": {"stringValue": user}},
@@ -178,7 +178,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_bodies_are_refused_for_good(aggregator: AggregatorProcess, url: str, name: str) -> None:
-    """A body that is no request is answered 400 with a google.rpc.Status in protobuf and no Retry-After, and is counted."""
+    """A body that is no request is answered 400 with a google.rpc.Status and no Retry-After, and is counted."""
     body, headers = MALFORMED[name]
     before, refused = settle(aggregator), refused_requests(aggregator, "BadRequest")
     response = httpx.post(f"{url}/v1/traces", content=body, headers={"content-type": PROTOBUF} | headers)
@@ -241,7 +241,7 @@ def test_an_unknown_compression_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_body_above_the_limit_is_refused_for_good(aggregator: AggregatorProcess, url: str, compress: bool) -> None:
-    """A request above the limit is answered 413, be it so large on the wire or only when it is unpacked (a gzip bomb)."""
+    """A request above the limit is answered 413, be it so large on the wire or only when unpacked (a gzip bomb)."""
     before, refused = settle(aggregator), refused_requests(aggregator, "RequestTooLarge")
     response = post(url, bytes(REQUEST_BYTES_MAX + 1), compress=compress)
     assert response.status_code == 413

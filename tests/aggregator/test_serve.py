@@ -17,17 +17,18 @@ from decimal import Decimal
 from pathlib import Path
 
 import clickhouse_connect
+import grpc
 import httpx
 import pytest
 from support.accounting import assert_exact, settle
 from support.chaos import Oracle, ResendingClient
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.otlp_build import AMOUNT, USER, traces, usage_span
-from support.otlp_clients import GrpcClient, post
+from support.otlp_clients import PROTOBUF, GrpcClient, post
 from support.processes import AggregatorProcess, accepts_connections, clean_environment, wait_until
 
 START_FAILS_WITHIN_S = 20.0
-# Beyond OTEL_CREDITS_SHUTDOWN_TIMEOUT_S: connections 4 s, gRPC 3 s, the attempt under way 2 s, threads 3 s.
+# Beyond OTEL_CREDITS_STOP_TIMEOUT_S: connections 4 s, gRPC 3 s, the attempt under way 2 s, threads 3 s.
 STOP_SURPLUS_S = 12.0
 USER_ID = "someone"
 
@@ -41,7 +42,7 @@ def start(dsn: str, data_dir: Path) -> AggregatorProcess:
     settings = {
         "OTEL_CREDITS_STORE": dsn,
         "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2",
-        "OTEL_CREDITS_SHUTDOWN_TIMEOUT_S": "1",
+        "OTEL_CREDITS_STOP_TIMEOUT_S": "1",
     }
     aggregator = AggregatorProcess(data_dir, settings)
     aggregator.start()
@@ -61,7 +62,7 @@ def stop(
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_under_load_loses_nothing(tmp_path: Path, signal_number: signal.Signals) -> None:
-    """Stopped while clients send, it exits with 0 and an empty spool; what it did not take, the clients send to the next one."""
+    """Stopped while clients send, it exits with 0 and an empty spool; what it did not take, the next one gets."""
     oracle = Oracle()
     aggregator = AggregatorProcess(tmp_path)
     with aggregator:
@@ -83,7 +84,7 @@ def test_requests_under_way_are_answered_before_the_end(tmp_path: Path) -> None:
     """A request whose body was still coming at SIGTERM gets an answer, and its answer is kept."""
     with AggregatorProcess(tmp_path) as aggregator:
         body = one_credit()
-        head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-protobuf\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", aggregator.http_port)) as connection:
             connection.sendall(head.encode() + body[:-1])
             time.sleep(0.2)  # Nothing outside shows that the server has read the first part.
@@ -107,6 +108,29 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, port: str) -> None:
         assert aggregator.wait(START_FAILS_WITHIN_S) == 1
     assert re.search(rf"(CRITICAL|ERROR).*\b{number}\b", aggregator.output())
     assert "Traceback" not in aggregator.output()
+
+
+def test_an_address_may_be_ipv6(tmp_path: Path) -> None:
+    """All three servers listen on an IPv6 address."""
+    aggregator = AggregatorProcess(tmp_path, {"OTEL_CREDITS_HOST": "::1"})
+    try:
+        aggregator.start()
+        url = f"http://[::1]:{aggregator.api_port}/healthz"
+        aggregator.wait_for(lambda: answers(url), 30, f"{url} answers")
+        assert post(f"http://[::1]:{aggregator.http_port}", b"").is_success
+        with grpc.insecure_channel(f"[::1]:{aggregator.grpc_port}") as channel:
+            method = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+            assert channel.unary_unary(method)(b"", timeout=10) == b""
+    finally:
+        aggregator.terminate()
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered 200."""
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_a_folder_belongs_to_one_aggregator(tmp_path: Path) -> None:
@@ -150,7 +174,7 @@ def test_without_chdb_the_embedded_store_says_what_to_install(tmp_path: Path) ->
 
 
 def test_it_is_ready_when_the_store_is_migrated(tmp_path: Path) -> None:
-    """Without its store it lives and receives but is not ready, and says what is missing; with the store it gets ready."""
+    """Without its store it lives and receives but is not ready, and says what is missing; with it it gets ready."""
     later = ClickHouseHttp(tmp_path / "store")
     aggregator = start(later.dsn(), tmp_path / "data")
     try:
@@ -213,7 +237,7 @@ def aggregator(store: ClickHouseHttp, tmp_path: Path) -> Iterator[AggregatorProc
 
 
 def test_a_hanging_store_does_not_hold_up_a_stop(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
-    """While an insert, a scrape and API queries wait for a store that stands still, a stop takes no longer than it says."""
+    """While an insert, a scrape and queries wait for a store that stands still, a stop takes no longer than it says."""
     store.pause()
     assert post(aggregator.http_endpoint, one_credit()).is_success
     waiting = [
@@ -245,7 +269,7 @@ def patient_get(url: str) -> None:
 def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
     store: ClickHouseHttp, aggregator: AggregatorProcess
 ) -> None:
-    """With the store standing still and more API calls waiting for it than there are threads, OTLP is acknowledged on."""
+    """With the store standing still and more API calls waiting than there are threads, OTLP is acknowledged on."""
     store.pause()
     waiting = [
         threading.Thread(target=patient_get, args=(f"{aggregator.url}/api/v1/events",), daemon=True) for _ in range(60)
@@ -263,7 +287,7 @@ def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
 
 
 def test_a_store_of_another_version_is_left_alone(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
-    """On a store that was migrated with other text it inserts nothing, says why, is not ready, and keeps what it receives."""
+    """On a store that was migrated with other text it inserts nothing, says why, and keeps what it receives."""
     stop(aggregator)
     with closing(clickhouse_connect.get_client(dsn=aggregator.env["OTEL_CREDITS_STORE"])) as client:
         client.command(
@@ -281,7 +305,7 @@ def test_a_store_of_another_version_is_left_alone(store: ClickHouseHttp, aggrega
 
 
 def test_the_log_is_for_reading(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
-    """A life with an outage is told in a few lines, each with its time, level and place; a failure that lasts is told once."""
+    """An outage is told in a few lines, each with time, level and place; a failure that lasts is told once."""
     assert post(aggregator.http_endpoint, one_credit()).is_success
     settle(aggregator)
     with store.faulty(Fault(action="http_500", on="any")):
@@ -290,15 +314,14 @@ def test_the_log_is_for_reading(store: ClickHouseHttp, aggregator: AggregatorPro
     settle(aggregator)
     stop(aggregator)
     lines = aggregator.output().splitlines()
-    assert all(re.match(r"[\d-]+ [\d:,]+ [A-Z]+ otel_credits_aggregator\.\w+ ", line) for line in lines), "\n".join(
-        lines
-    )
+    form = re.compile(r"[\d-]+ [\d:,]+ [A-Z]+ otel_credits_aggregator\.\w+ ")
+    assert [line for line in lines if not form.match(line)] == []
     assert sum("the store did not answer as it should" in line for line in lines) <= 2
     assert len(lines) < 25
 
 
-def test_a_query_that_waits_is_told_to_come_again(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
-    """With the store down, the API answers 503 with Retry-After, and the metrics leave out what only the store knows."""
+def test_without_its_store_it_says_so(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
+    """With the store down, the API answers 503 with Retry-After, the metrics leave out what only the store knows."""
     store.kill()
     answer = httpx.get(f"{aggregator.url}/api/v1/events", timeout=30)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")

@@ -58,11 +58,11 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
         "spool_bytes_max": "1048576",
         "receive_threads": "1",
         "retry_delay_s": "0.5",
-        "batch_bytes_max": "1024",
-        "batch_interval_s": "0",
+        "insert_bytes_max": "1024",
+        "insert_interval_s": "0",
         "store_retry_max_s": "0.1",
         "recheck_interval_s": "0.2",
-        "shutdown_timeout_s": "0.3",
+        "stop_timeout_s": "0.3",
     }
     assert given.keys() == Settings.model_fields.keys()
     read = settings_of(monkeypatch, **given)
@@ -95,10 +95,10 @@ WRONG = {
     "spool_bytes_max": ["0", "-1"],
     "receive_threads": ["0", "257"],
     "retry_delay_s": ["0", "-1", "nan", "inf", "5s"],
-    "batch_interval_s": ["-0.1", "inf"],
+    "insert_interval_s": ["-0.1", "inf"],
     "store_retry_max_s": ["0", "nan"],
     "recheck_interval_s": ["0", "nan"],
-    "shutdown_timeout_s": ["0", "inf"],
+    "stop_timeout_s": ["0", "inf"],
 }
 
 
@@ -116,7 +116,7 @@ def test_two_servers_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_all_faults_are_reported_together(tmp_path: Path) -> None:
-    """`otel-credits serve` with several faults names each setting and its value, never the store's password, and exits 1."""
+    """`otel-credits serve` names every setting that is wrong, never the store's password, and exits with 1."""
     wrong = {
         "OTEL_CREDITS_GRPC_PORT": "70000",
         "OTEL_CREDITS_HTTP_PORT": "8080",

@@ -58,7 +58,7 @@ def test_a_request_waits_until_it_is_forgotten(spool: Spool) -> None:
 
 
 def test_a_batch_takes_only_its_own_signal(spool: Spool) -> None:
-    """Requests of other signals between the first and the last of a batch are neither inserted nor forgotten with it."""
+    """Requests of other signals between the first and the last of a batch are neither inserted nor forgotten."""
     first = append(spool, b"span 1")
     between = append(spool, b"point", Signal.METRICS)
     last = append(spool, b"span 2", items=3)
@@ -172,8 +172,7 @@ def test_a_closed_spool_answers_everybody(tmp_path: Path) -> None:
         while not refused.is_set():
             try:
                 durable.append(append(spool))
-            except Stopping as error:
-                assert error.retry_delay_s is not None
+            except Stopping:
                 refused.set()
 
     senders = [threading.Thread(target=send) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""The durable queue against what disks and kernels do: SIGKILL right after the answer, and a disk that takes no more."""
+"""The durable queue against SIGKILL right after the answer, and against a disk that takes no more."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
-    """A disk that takes no more refuses requests as to be tried again; what was answered stays, and it goes on with room."""
+    """A full disk refuses requests as to be tried again; what was answered stays, and with room it goes on."""
     path = tmp_path / "spool.sqlite"
     done = subprocess.run(_python(_FILLS_THE_DISK, str(path)), capture_output=True, text=True, env=clean_environment())
     assert done.returncode == 0, done.stderr

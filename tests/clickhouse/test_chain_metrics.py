@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, HistogramDataPoint, SummaryDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    ExponentialHistogramDataPoint,
+    HistogramDataPoint,
+    SummaryDataPoint,
+)
 from support.chain import Chain
 from support.otlp_build import (
     ACTION,
@@ -46,7 +50,9 @@ def charged(chain: Chain, *points: Any, **form: Any) -> list[Decimal]:
 
 def test_a_point_is_an_event(priced: Chain) -> None:
     """The number of a delta point is a quantity of the unit that it names, and its attributes say the rest."""
-    one = point(250, {ACTION: "sync", END_USER: "someone", UNIT: "second", METADATA + "queue": "slow"}, end_ns=SOME_TIME_NS)
+    one = point(
+        250, {ACTION: "sync", END_USER: "someone", UNIT: "second", METADATA + "queue": "slow"}, end_ns=SOME_TIME_NS
+    )
     priced.send(metrics(metric(one), service="worker"))
     (event,) = priced.events()
     assert (event["user_id"], event["action_type"], event["credits_charged"]) == ("someone", "sync", Decimal("2.5"))
@@ -136,7 +142,9 @@ def test_odd_attributes(priced: Chain, attributes: Any, reason: str) -> None:
     assert priced.reasons() == [reason]
 
 
-@pytest.mark.parametrize(("end_ns", "reason"), [(0, "time_missing"), (1, "time_out_of_range"), (2**64 - 1, "time_out_of_range")])
+@pytest.mark.parametrize(
+    ("end_ns", "reason"), [(0, "time_missing"), (1, "time_out_of_range"), (2**64 - 1, "time_out_of_range")]
+)
 def test_odd_times(priced: Chain, end_ns: int, reason: str) -> None:
     """A point without a usable time is quarantined."""
     assert charged(priced, point(1, GOOD, end_ns=end_ns, start_ns=0)) == [Decimal(1)]
@@ -157,7 +165,11 @@ def test_points_without_a_recorded_value(priced: Chain) -> None:
 def test_requests_without_content(priced: Chain) -> None:
     """Requests, resources, scopes and metrics that are empty or missing are no obstacle."""
     hollow = ExportMetricsServiceRequest(
-        resource_metrics=[{}, {"scope_metrics": [{}]}, {"resource": {}, "scope_metrics": [{"scope": {}, "metrics": [{}]}]}]
+        resource_metrics=[
+            {},
+            {"scope_metrics": [{}]},
+            {"resource": {}, "scope_metrics": [{"scope": {}, "metrics": [{}]}]},
+        ]
     )
     bare = ExportMetricsServiceRequest(resource_metrics=[{"scope_metrics": [{"metrics": [metric(point(1, GOOD))]}]}])
     priced.send(ExportMetricsServiceRequest(), hollow, metrics(metric()), bare)

@@ -250,7 +250,11 @@ SHAPES = {
     "metadata key of a megabyte": odd(1, {METADATA + MEGABYTE: "x"}),
     "name of a megabyte": odd(1, name=MEGABYTE),
     "metadata of every type": odd(
-        1, {METADATA + str(n): value for n, value in enumerate(("", 0, -1, 0.5, True, b"b", {"k": 1}, [1, [2, [3]]], [{"k": 1}], [], ["one"]))}
+        1,
+        {
+            METADATA + str(n): value
+            for n, value in enumerate(("", 0, -1, 0.5, True, b"b", {"k": 1}, [1, [2, [3]]], [{"k": 1}], [], ["one"]))
+        },
     ),
     "attribute without value": odd(1, {"some.attribute": b""}),
     "attribute without key": odd(1, {"": "value"}),
@@ -263,7 +267,14 @@ SHAPES = {
     "status of error": odd(1, status={"code": 2, "message": "no"}),
     "dropped attributes": odd(1, dropped_attributes_count=2**32 - 1),
     "quotes everywhere": odd(
-        1, {USER: "o'\"\\`\0\n;--{x}", ACTION: "a'\"\\`\0\n;--{x}", REQUEST_MODEL: "m'\"\\`\0\n;--{x}", DESCRIPTION: "'\0", RESOURCE_TYPE: "'\0"}
+        1,
+        {
+            USER: "o'\"\\`\0\n;--{x}",
+            ACTION: "a'\"\\`\0\n;--{x}",
+            REQUEST_MODEL: "m'\"\\`\0\n;--{x}",
+            DESCRIPTION: "'\0",
+            RESOURCE_TYPE: "'\0",
+        },
     ),
     "emoji everywhere": odd(1, {USER: "🦊", ACTION: "日本", REQUEST_MODEL: "ñ\u202e", USER_EMAIL: "🦊@例え.jp"}),
 }
@@ -295,7 +306,9 @@ def fates(shared_chain: Chain) -> Iterator[dict[str, Any]]:
 
 def test_all_at_once(fates: dict[str, Any], shared_chain: Chain) -> None:
     """A request full of odd spans is inserted, every good span between them is charged, and the sums agree."""
-    (good,) = shared_chain.rows("SELECT count() AS n, sum(credits_charged) AS credits FROM credit_usage_events WHERE resource_id = 'good'")
+    (good,) = shared_chain.rows(
+        "SELECT count() AS n, sum(credits_charged) AS credits FROM credit_usage_events WHERE resource_id = 'good'"
+    )
     assert good == {"n": len(CASES), "credits": len(CASES)}
     shared_chain.assert_sums_agree()
 
@@ -319,7 +332,9 @@ def test_duplicate_attribute(chain: Chain, pairs: list[tuple[str, Any]]) -> None
 def test_requests_without_content(chain: Chain) -> None:
     """Requests, resources and scopes that are empty or missing are no obstacle, and what they hold is charged."""
     bare = ExportTraceServiceRequest(resource_spans=[{"scope_spans": [{"spans": [usage_span()]}]}])
-    hollow = ExportTraceServiceRequest(resource_spans=[{}, {"scope_spans": [{}]}, {"resource": {}, "scope_spans": [{"scope": {}}]}])
+    hollow = ExportTraceServiceRequest(
+        resource_spans=[{}, {"scope_spans": [{}]}, {"resource": {}, "scope_spans": [{"scope": {}}]}]
+    )
     hollow.resource_spans.append(resource_spans([usage_span()], service=None))
     chain.send(ExportTraceServiceRequest(), bare, hollow, traces(), traces(usage_span()))
     assert chain.outcomes() == {"charged": 3}
@@ -340,8 +355,17 @@ def test_the_quarantine_keeps_what_is_needed(fates: dict[str, Any], shared_chain
         f" FROM credit_quarantine WHERE attributes['{RESOURCE_ID}'] = 'trace id as hex text'"
     )
     assert bytes.fromhex(row["trace_id"]) == b"0af7651916cd43dd8448eb211c80319c"
-    assert row["attributes"] == {ACTION: "some_action", USER: "someone", AMOUNT: "1", RESOURCE_ID: "trace id as hex text"}
-    assert (row["end_time_unix_nano"], row["service_name"], row["scope_name"]) == (SOME_TIME_NS, "test-service", "tests")
+    assert row["attributes"] == {
+        ACTION: "some_action",
+        USER: "someone",
+        AMOUNT: "1",
+        RESOURCE_ID: "trace id as hex text",
+    }
+    assert (row["end_time_unix_nano"], row["service_name"], row["scope_name"]) == (
+        SOME_TIME_NS,
+        "test-service",
+        "tests",
+    )
     assert row["receiver"] == shared_chain.spool.receiver
 
 
@@ -359,7 +383,9 @@ def test_texts_arrive_as_they_were_sent(fates: dict[str, Any], shared_chain: Cha
 
 def test_metadata_of_every_type(fates: dict[str, Any], shared_chain: Chain) -> None:
     """Metadata is kept as text; what has no text, a list of several values too, is empty."""
-    (event,) = shared_chain.rows("SELECT metadata FROM credit_usage_events WHERE resource_id = 'metadata of every type'")
+    (event,) = shared_chain.rows(
+        "SELECT metadata FROM credit_usage_events WHERE resource_id = 'metadata of every type'"
+    )
     texts = ["", "0", "-1", "0.5", "true", "", "", "", "", "", "one"]
     assert event["metadata"] == {str(number): text for number, text in enumerate(texts)}
 

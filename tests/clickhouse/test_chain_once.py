@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from itertools import combinations
+from typing import Any
 
 import pytest
 from support.chain import STORED_TABLES, Chain
@@ -107,7 +108,10 @@ def test_the_same_span_twice_in_one_request(chain: Chain) -> None:
 def test_copies_far_apart_in_a_large_insert(chain: Chain) -> None:
     """Copies are recognised over a whole insert, however many rows are between them: it must stay one block."""
     number = 100_000
-    usages = [usage_span({USER: "one", AMOUNT: 1}, span_id=index.to_bytes(8), trace_id=b"0123456789abcdef") for index in range(1, number + 1)]
+    usages = [
+        usage_span({USER: "one", AMOUNT: 1}, span_id=index.to_bytes(8), trace_id=b"0123456789abcdef")
+        for index in range(1, number + 1)
+    ]
     first, last = traces(*usages[: number // 2]), traces(*usages[number // 2 :])
     batch = chain.compose(first, last, first, last)
     chain.insert(batch)
@@ -131,6 +135,41 @@ def test_data_points_of_two_series_at_one_moment(chain: Chain) -> None:
     chain.send(metrics(metric(*points), service="other"))
     assert chain.outcomes() == {"charged": 6}
     chain.assert_sums_agree()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1", 1),
+        (1, 1.0),
+        (True, "true"),
+        ([1, 2], [2, 1]),
+        (["a"], "a"),
+        (b"a", b"b"),
+        ({"k": 1}, {"k": 2}),
+        ("", None),
+        (0.5, 0.25),
+    ],
+    ids=str,
+)
+def test_series_that_differ_in_an_attribute_of_any_type(chain: Chain, one: Any, other: Any) -> None:
+    """Whatever type an attribute has, points that differ in it are different usages; in another order they are copies."""
+    attributes = {ACTION: "sync", USER: "someone", AMOUNT: "1"}
+    points = [point(7, {**attributes, "queue": value}, end_ns=SOME_TIME_NS) for value in (one, other)]
+    reordered = point(7, {"queue": one, **attributes}, end_ns=SOME_TIME_NS)
+    chain.send(metrics(metric(*points, reordered)))
+    assert chain.outcomes() == {"charged": 2, "duplicate": 1}
+
+
+def test_series_of_two_versions_of_a_scope(chain: Chain) -> None:
+    """Two meters of one name and different versions are two series, which an SDK exports with the same times."""
+    requests = [
+        metrics(metric(point(7, {ACTION: "sync", USER: "u", AMOUNT: "1"}, end_ns=SOME_TIME_NS))) for _ in range(2)
+    ]
+    for number, request in enumerate(requests):
+        request.resource_metrics[0].scope_metrics[0].scope.version = str(number)
+    chain.send(*requests)
+    assert chain.outcomes() == {"charged": 2}
 
 
 def test_a_copy_that_cannot_be_charged_is_no_obstacle(chain: Chain) -> None:
@@ -190,7 +229,9 @@ def a_bit_of_everything() -> tuple:
     usages = [usage_span({USER: f"user-{number}", USER_EMAIL: f"{number}@example.org"}) for number in range(5)]
     keyed = [usage_span({KEY: "k", AMOUNT: amount}) for amount in ("1", "1", "2")]
     unpriced = usage_span({AMOUNT: None})
-    return traces(*usages[:3], keyed[0]), traces(*usages, *usages[3:], *keyed[1:], unpriced, span(), usage_span({KEY: "l"}))
+    return traces(*usages[:3], keyed[0]), traces(
+        *usages, *usages[3:], *keyed[1:], unpriced, span(), usage_span({KEY: "l"})
+    )
 
 
 def leave_out(chain: Chain, tables: frozenset[str], batches: tuple) -> None:
@@ -241,13 +282,21 @@ def test_a_key_twice_in_one_insert_is_charged_once(chain: Chain) -> None:
     chain.assert_sums_agree()
 
 
-CONFLICTS = [{AMOUNT: "2"}, {USER: "other"}, {ACTION: "other"}, {UNITS + "second": 1}, {AMOUNT: None, UNITS + "call": "1"}]
+CONFLICTS = [
+    {AMOUNT: "2"},
+    {USER: "other"},
+    {ACTION: "other"},
+    {UNITS + "second": 1},
+    {AMOUNT: None, UNITS + "call": "1"},
+]
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one insert", "two inserts"])
 def test_a_key_for_something_else_is_a_conflict(chain: Chain, together: bool) -> None:
     """A key that comes again with another user, action, amount or quantity is quarantined; the first charge stays."""
-    chain.command("INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('call', 1, '2000-01-01')")
+    chain.command(
+        "INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('call', 1, '2000-01-01')"
+    )
     spans = [usage_span({KEY: "k"}), *(usage_span({KEY: "k", **change}) for change in CONFLICTS)]
     for request in [traces(*spans)] if together else [traces(one) for one in spans]:
         chain.send(request)

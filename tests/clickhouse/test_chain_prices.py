@@ -71,7 +71,9 @@ def test_the_most_specific_row_wins(chain: Chain, order: int) -> None:
     for credits, which in reversed(list(enumerate(ROWS))):
         use(chain, {RESPONSE_MODEL: DATED})
         assert last_charge(chain) == credits + 1
-        chain.command(f"ALTER TABLE credit_action_costs DELETE WHERE credits_per_unit = {credits + 1} SETTINGS mutations_sync = 2")
+        chain.command(
+            f"ALTER TABLE credit_action_costs DELETE WHERE credits_per_unit = {credits + 1} SETTINGS mutations_sync = 2"
+        )
     use(chain, {RESPONSE_MODEL: DATED})
     assert chain.reasons() == ["unpriced"]
 
@@ -102,7 +104,13 @@ def test_a_price_applies_by_the_usages_own_time(chain: Chain) -> None:
     set_price(chain, 1)
     set_price(chain, 2, since=CHANGE)
     set_price(chain, 3, since=CHANGE + timedelta(days=30))
-    for at in (CHANGE + timedelta(days=31), CHANGE, CHANGE - MICROSECOND, ALWAYS.replace(year=2001), CHANGE + timedelta(days=29)):
+    for at in (
+        CHANGE + timedelta(days=31),
+        CHANGE,
+        CHANGE - MICROSECOND,
+        ALWAYS.replace(year=2001),
+        CHANGE + timedelta(days=29),
+    ):
         use(chain, at=at)
     assert chain.charges() == [1, 1, 2, 2, 3]
     chain.assert_sums_agree()
@@ -131,7 +139,9 @@ def test_snapshot_dates(chain: Chain, model: str) -> None:
     assert chain.charges() == [7]
 
 
-@pytest.mark.parametrize("model", ["claude-x-2025", "claude-x-20250929-v2", "claude-x-19990101", "claude-x20250929", "claude-x-latest", ""])
+@pytest.mark.parametrize(
+    "model", ["claude-x-2025", "claude-x-20250929-v2", "claude-x-19990101", "claude-x20250929", "claude-x-latest", ""]
+)
 def test_what_is_no_snapshot_date(chain: Chain, model: str) -> None:
     """Only a date at the end of the name is taken off."""
     set_price(chain, 7, model="claude-x")
@@ -179,11 +189,21 @@ def test_reasoning_tokens_are_free_unless_priced(chain: Chain) -> None:
 
 def test_a_token_is_priced_in_one_unit(chain: Chain) -> None:
     """Cached input tokens cost their own price and are not also input tokens; the totals of the event hold all."""
-    for unit, credits in (("input_token", 1), ("cache_read_token", "0.1"), ("cache_write_token", "1.25"), ("output_token", 5)):
+    for unit, credits in (
+        ("input_token", 1),
+        ("cache_read_token", "0.1"),
+        ("cache_write_token", "1.25"),
+        ("output_token", 5),
+    ):
         set_price(chain, credits, unit=unit)
     use(chain, {INPUT: 2697, CACHE_READ: 2048, CACHE_WRITE: 512, OUTPUT: 61})
     (event,) = chain.events()
-    assert event["units"] == {"input_token": 137, "cache_read_token": 2048, "cache_write_token": 512, "output_token": 61}
+    assert event["units"] == {
+        "input_token": 137,
+        "cache_read_token": 2048,
+        "cache_write_token": 512,
+        "output_token": 61,
+    }
     assert event["credits_charged"] == Decimal("137") + Decimal("204.8") + Decimal("640") + Decimal("305")
     assert (event["input_tokens"], event["output_tokens"]) == (2697, 61)
 
@@ -192,7 +212,14 @@ def test_the_sum_is_rounded_once(chain: Chain) -> None:
     """The charge is computed in full and rounded once, half to even, to 12 places."""
     set_price(chain, "0.000000000001", unit="a")
     set_price(chain, "0.000000000001", unit="b")
-    for first, second, expected in (("0.5", "0", 0), ("0.25", "0.25", 0), ("1.5", "0", 2), ("0.3", "0.3", 1), ("1.25", "1.25", 2), ("0.4", "0.4", 1)):
+    for first, second, expected in (
+        ("0.5", "0", 0),
+        ("0.25", "0.25", 0),
+        ("1.5", "0", 2),
+        ("0.3", "0.3", 1),
+        ("1.25", "1.25", 2),
+        ("0.4", "0.4", 1),
+    ):
         use(chain, {UNITS + "a": first, UNITS + "b": second})
         assert last_charge(chain) == Decimal(expected).scaleb(-12), (first, second)
 
@@ -223,7 +250,9 @@ def test_an_updated_price_counts_from_the_next_insert(chain: Chain) -> None:
     """The same for a row that is changed in place."""
     set_price(chain, 1)
     use(chain)
-    chain.command("ALTER TABLE credit_action_costs UPDATE credits_per_unit = 3 WHERE unit = 'call' SETTINGS mutations_sync = 2")
+    chain.command(
+        "ALTER TABLE credit_action_costs UPDATE credits_per_unit = 3 WHERE unit = 'call' SETTINGS mutations_sync = 2"
+    )
     use(chain)
     assert chain.charges() == [1, 3]
 
@@ -268,9 +297,14 @@ def test_prices_of_many_keys_in_one_insert(chain: Chain) -> None:
         set_price(chain, number, action_type=action, model=model, since=day)
         expected[action, model, day] = number
         end_ns = int(day.timestamp()) * 10**9
-        spans.append(usage_span({AMOUNT: None, ACTION: action, RESPONSE_MODEL: model, USER: action + model}, end_ns=end_ns))
+        spans.append(
+            usage_span({AMOUNT: None, ACTION: action, RESPONSE_MODEL: model, USER: action + model}, end_ns=end_ns)
+        )
     chain.send(traces(*spans))
-    found = {(e["action_type"], e["model"], e["created_at"].replace(tzinfo=UTC)): e["credits_charged"] for e in chain.events()}
+    found = {
+        (e["action_type"], e["model"], e["created_at"].replace(tzinfo=UTC)): e["credits_charged"]
+        for e in chain.events()
+    }
     assert found == expected
     chain.assert_sums_agree()
 

@@ -37,7 +37,9 @@ from support.otlp_build import (
 
 def set_price(chain: Chain, credits: str, unit: str) -> None:
     """Prices a unit for all time."""
-    chain.command(f"INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('{unit}', {credits}, '1990-01-01')")
+    chain.command(
+        f"INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('{unit}', {credits}, '1990-01-01')"
+    )
 
 
 def compose(chain: Chain, *reasons: str, user_id: str | None = None) -> Batch:
@@ -68,7 +70,11 @@ def test_unpriced_usage_is_charged_when_the_price_appears(chain: Chain) -> None:
     assert replay_all(chain, "unpriced") == 3
     assert sorted(chain.charges()) == [Decimal("0.1"), Decimal("0.2"), Decimal("0.3")]
     event = chain.events()[0]
-    assert (event["description"], event["metadata"], event["service_name"]) == ("pages", {"colour": "true"}, "test-service")
+    assert (event["description"], event["metadata"], event["service_name"]) == (
+        "pages",
+        {"colour": "true"},
+        "test-service",
+    )
     assert {e["created_at"].replace(tzinfo=None).isoformat() for e in chain.events()} == {"2026-03-14T15:09:26.535897"}
     assert chain.outcomes() == {"charged": 3}
     assert chain.rows("SELECT count() AS n FROM credit_quarantine") == [{"n": 0}]
@@ -83,7 +89,10 @@ def test_a_replay_without_a_price_changes_nothing(chain: Chain) -> None:
     assert replay_all(chain, "unpriced") == 3
     after = chain.contents()
     ignored = {"batch_id"}
-    rows = [[{k: v for k, v in row.items() if k not in ignored} for row in some["credit_quarantine"]] for some in (before, after)]
+    rows = [
+        [{k: v for k, v in row.items() if k not in ignored} for row in some["credit_quarantine"]]
+        for some in (before, after)
+    ]
     assert rows[0] == rows[1]
     assert chain.outcomes() == {"quarantined": 3}
     chain.assert_sums_agree()
@@ -119,7 +128,11 @@ def test_every_kind_of_usage_can_wait(chain: Chain) -> None:
     scope = "com.anthropic.sdk.python"
     llm = {OPERATION: "chat", INPUT: 10, OUTPUT: 5, CACHE_READ: 4, FINISH_REASONS: ["stop"], RESPONSE_ID: "msg-1"}
     chain.send(traces(span(llm), scope=scope), charge_genai=True, default_user="house")
-    chain.send(traces(span({**llm, RESPONSE_ID: "msg-2", "tenant": "acme"}), scope=scope), charge_genai=True, user_attributes=("tenant",))
+    chain.send(
+        traces(span({**llm, RESPONSE_ID: "msg-2", "tenant": "acme"}), scope=scope),
+        charge_genai=True,
+        user_attributes=("tenant",),
+    )
     chain.send(traces(usage_span({KEY: "k", AMOUNT: None, UNITS + "page": 0.1 + 0.2})))
     chain.send(metrics(metric(point(0.1 + 0.2, {ACTION: "sync", USER: "someone", "credits.unit": "page"}))))
     assert chain.reasons() == ["unpriced"] * 4
@@ -240,7 +253,11 @@ def test_what_arrives_between_the_attempts_is_not_lost(chain: Chain) -> None:
 
 def test_raw_requests_are_left_alone(chain: Chain) -> None:
     """A request that is kept as bytes is not replayed through the chain."""
-    chain.command("INSERT INTO credit_quarantine (reason, receiver, raw_request) SELECT 'request_not_insertable', '" + chain.spool.receiver + "', 'x'")
+    chain.command(
+        "INSERT INTO credit_quarantine (reason, receiver, raw_request) SELECT 'request_not_insertable', '"
+        + chain.spool.receiver
+        + "', 'x'"
+    )
     assert replay_all(chain) == 0
     assert chain.reasons() == ["request_not_insertable"]
 
@@ -264,7 +281,9 @@ def test_a_replay_is_one_block(chain: Chain) -> None:
     """Copies far apart in the quarantine are recognised: as many rows as a replay takes at most, half of them copies."""
     half = replay.REPLAY_ROWS_MAX // 2
     spans = [
-        usage_span({AMOUNT: None, UNITS + "page": 1, USER: "u"}, trace_id=b"t" * 16, span_id=n.to_bytes(8), end_ns=SOME_TIME_NS)
+        usage_span(
+            {AMOUNT: None, UNITS + "page": 1, USER: "u"}, trace_id=b"t" * 16, span_id=n.to_bytes(8), end_ns=SOME_TIME_NS
+        )
         for n in range(1, half + 1)
     ]
     for _ in range(2):

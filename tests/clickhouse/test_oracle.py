@@ -27,7 +27,9 @@ def set_up(chain: Chain, prices: list[Price]) -> None:
     columns = ["action_type", "model", "unit", "credits_per_unit", "effective_from", "created_at"]
     rows = [[p.action, p.model, p.unit, p.credits, moment(p.effective_us), moment(p.created_us)] for p in prices]
     chain.client.insert("credit_action_costs", rows, column_names=columns)
-    chain.client.insert("credit_conventions", list(CONVENTIONS.items()), column_names=["scope_name", "input_includes_cache"])
+    chain.client.insert(
+        "credit_conventions", list(CONVENTIONS.items()), column_names=["scope_name", "input_includes_cache"]
+    )
 
 
 def moment(microseconds: int) -> datetime:
@@ -68,12 +70,16 @@ def stored_quarantine(chain: Chain) -> Counter[Quarantined]:
         "SELECT reason, user_id, action_type, model, hex(trace_id) AS trace_id, hex(span_id) AS span_id, end_time_unix_nano AS end_ns"
         " FROM credit_quarantine"
     )
-    return Counter(Quarantined(**row | {name: bytes.fromhex(row[name]) for name in ("trace_id", "span_id")}) for row in found)
+    return Counter(
+        Quarantined(**row | {name: bytes.fromhex(row[name]) for name in ("trace_id", "span_id")}) for row in found
+    )
 
 
 def stored_outcomes(chain: Chain) -> Counter[tuple[str, str, str]]:
     """How many items of which signal became what, and why."""
-    found = chain.rows("SELECT signal, outcome, reason, sum(items) AS n FROM ingest_outcomes GROUP BY signal, outcome, reason HAVING n != 0")
+    found = chain.rows(
+        "SELECT signal, outcome, reason, sum(items) AS n FROM ingest_outcomes GROUP BY signal, outcome, reason HAVING n != 0"
+    )
     return Counter({(row["signal"], row["outcome"], row["reason"]): row["n"] for row in found})
 
 
@@ -87,7 +93,10 @@ def stored_balances(chain: Chain) -> dict[str, Decimal]:
 def stored_months(chain: Chain) -> dict[Any, Any]:
     """The view of months, in the oracle's form."""
     found = chain.rows("SELECT * FROM credit_monthly_usage")
-    keys, values = ("user_id", "month", "action_type", "model"), ("events", "input_tokens", "output_tokens", "credits_consumed")
+    keys, values = (
+        ("user_id", "month", "action_type", "model"),
+        ("events", "input_tokens", "output_tokens", "credits_consumed"),
+    )
     return {tuple(row[name] for name in keys): tuple(row[name] for name in values) for row in found}
 
 

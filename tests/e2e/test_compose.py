@@ -97,7 +97,7 @@ def test_the_aggregator_accepts_its_settings(
     assert f":{settings.api_port}/readyz" in services["aggregator"]["healthcheck"]["test"][-1]
     assert services["aggregator"]["ports"] == [f"127.0.0.1:8080:{settings.api_port}"]
     assert services["collector"]["environment"]["COLLECTOR_AGGREGATOR_ENDPOINT"] == f"aggregator:{settings.grpc_port}"
-    assert int(services["aggregator"]["stop_grace_period"].removesuffix("s")) > settings.shutdown_timeout_s
+    assert int(services["aggregator"]["stop_grace_period"].removesuffix("s")) > settings.stop_timeout_s
 
 
 def test_clickhouse_knows_its_clients(services: dict[str, dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 import httpx
+
 from support.processes import AggregatorProcess, wait_until
 
 __all__ = ["Accounting", "accounting", "assert_exact", "charges", "settle"]

@@ -125,7 +125,9 @@ class Chain:
         assert events["ids"] == events["n"] == outcomes["charged"]
         for query, expected in _totals(events):
             assert self.rows(query) == [expected], query
-        quarantined = self.rows("SELECT reason, toInt64(sum(items)) AS n FROM credit_quarantine GROUP BY reason ORDER BY reason")
+        quarantined = self.rows(
+            "SELECT reason, toInt64(sum(items)) AS n FROM credit_quarantine GROUP BY reason ORDER BY reason"
+        )
         assert quarantined == self.rows(
             "SELECT reason, sum(items) AS n FROM ingest_outcomes WHERE outcome = 'quarantined' GROUP BY reason HAVING n != 0 ORDER BY reason"
         )

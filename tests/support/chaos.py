@@ -1,4 +1,4 @@
-"""Load for the chaos tests: clients that send usage until it is acknowledged, and an oracle that knows the exact charges.
+"""Load for the chaos tests: clients that send until they are acknowledged, and an oracle that knows each charge.
 
 A client behaves as an SDK's exporter and a Collector do: it sends the same bytes again until they are acknowledged,
 sometimes hangs up before it can have the answer, and sometimes sends spans again, in another request, that were
@@ -7,22 +7,29 @@ acknowledged long ago. Everything is drawn from a seed.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
 import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
 from support import otlp_build as otlp
+from support.accounting import Accounting, assert_exact, settle
 from support.otlp_clients import GrpcClient
+from support.processes import AggregatorProcess, wait_until
 
-__all__ = ["Load", "Oracle", "ResendingClient"]
+__all__ = ["Load", "Oracle", "ResendingClient", "assert_nothing_lost_or_doubled", "new_seed", "sending"]
 
+SEED_VARIABLE: Final = "OTEL_CREDITS_TEST_SEED"
 USERS: Final = tuple(f"user-{number}" for number in range(12))
 # Prices of the starter book, written down a second time (credits a token, credits a call).
 MODEL: Final = "claude-sonnet-4-5-20250929"
@@ -129,6 +136,10 @@ class ResendingClient(threading.Thread):
             raise self.failure
         assert not self.is_alive(), f"{self.name}: a request was not acknowledged within {timeout_s} s"
 
+    def abandon(self) -> None:
+        """Stop soon, whatever is still under way."""
+        self._finishing.set()
+
     def run(self) -> None:
         try:
             with GrpcClient(self._port) as client:
@@ -164,3 +175,40 @@ class ResendingClient(threading.Thread):
                 raise
             return False
         return True
+
+
+def new_seed() -> str:
+    """The seed of a run: from OTEL_CREDITS_TEST_SEED, else a new one; printed, so that the run can be repeated."""
+    seed = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**6))
+    print(f"{SEED_VARIABLE}={seed}")
+    return seed
+
+
+@contextmanager
+def sending(aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: int) -> Iterator[list[ResendingClient]]:
+    """Clients that send inside the block; after it, everything they sent is acknowledged."""
+    started = [ResendingClient(aggregator.grpc_port, f"{seed}/{number}", oracle) for number in range(clients)]
+    for client in started:
+        client.start()
+    try:
+        wait_until(lambda: all(client.acknowledged_spans for client in started), 30, "every client was answered")
+        yield started
+    except BaseException:
+        for client in started:
+            client.abandon()
+        raise
+    for client in started:
+        client.finish(timeout_s=60)
+
+
+def assert_nothing_lost_or_doubled(
+    aggregator: AggregatorProcess, oracle: Oracle, sent: list[ResendingClient]
+) -> Accounting:
+    """Every credit is exact, and every span that was acknowledged is accounted for."""
+    aggregator.wait_ready()
+    sums = settle(aggregator)
+    print(f"{sums}, {sum(client.resent_requests for client in sent)} requests sent again")
+    assert sums.charged == oracle.usages
+    assert sums.received >= sum(client.acknowledged_spans for client in sent)
+    assert_exact(aggregator, oracle.credits)
+    return sums

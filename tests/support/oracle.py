@@ -276,7 +276,11 @@ class Oracle:
 
     def _is_first_and_undated(self, row: Price) -> bool:
         """Whether a row was made without a date, and is the first of its action, model and unit."""
-        same = [other for other in self._prices if (other.action, other.model, other.unit) == (row.action, row.model, row.unit)]
+        same = [
+            other
+            for other in self._prices
+            if (other.action, other.model, other.unit) == (row.action, row.model, row.unit)
+        ]
         return row.effective_us == row.created_us == min(other.effective_us for other in same)
 
     def _judge(self, usages: list[_Usage]) -> None:
@@ -328,7 +332,9 @@ def _spans(request: Any, received_us: int, settings: Any) -> Iterator[_Usage | s
             for span in scope.spans:
                 attributes, doubles, defect = _texts(span.attributes)
                 explicit = names.ACTION in attributes
-                if not explicit and not (settings.charge_genai and any(name in attributes for name in (*INFERENCE, names.INPUT))):
+                if not explicit and not (
+                    settings.charge_genai and any(name in attributes for name in (*INFERENCE, names.INPUT))
+                ):
                     yield "span"
                     continue
                 yield _Usage(
@@ -415,7 +421,11 @@ def _double_text(number: float) -> str:
     exact = Decimal(repr(number))
     if not exact.is_finite():
         return str(number)
-    return f"{exact.normalize():f}" if 1e-7 < abs(number) < 1e21 or number == 0 else f"{exact.normalize():e}".replace("e+", "e")
+    return (
+        f"{exact.normalize():f}"
+        if 1e-7 < abs(number) < 1e21 or number == 0
+        else f"{exact.normalize():e}".replace("e+", "e")
+    )
 
 
 def _is_inference(usage: _Usage) -> bool:
@@ -463,7 +473,11 @@ def _number_fault(text: str, largest: Decimal, whole: bool = False, rounded: boo
         return "negative_number"
     if number > largest:
         return "number_out_of_range"
-    exact = number == number.to_integral_value() if whole else rounded or number == number.quantize(TWELVE_PLACES, context=EXACT)
+    exact = (
+        number == number.to_integral_value()
+        if whole
+        else rounded or number == number.quantize(TWELVE_PLACES, context=EXACT)
+    )
     return "" if exact and len(text) <= NUMBER_CHARACTERS_MAX else "number_not_exact"
 
 
@@ -480,7 +494,11 @@ def _created_at(usage: _Usage) -> datetime:
 
 
 def _event(usage: _Usage) -> Event:
-    metadata = {key.removeprefix(names.METADATA): text for key, text in usage.attributes.items() if key.startswith(names.METADATA)}
+    metadata = {
+        key.removeprefix(names.METADATA): text
+        for key, text in usage.attributes.items()
+        if key.startswith(names.METADATA)
+    }
     return Event(
         usage.user, usage.action, usage.model, usage.tokens_in, usage.tokens_out, usage.charge,
         usage.text(names.DESCRIPTION), usage.text(names.RESOURCE_ID), usage.text(names.RESOURCE_TYPE),

@@ -88,7 +88,14 @@ def attribute_list(attributes: Attributes) -> list[KeyValue]:
     return [KeyValue(key=key, value=_any_value(value)) for key, value in pairs]
 
 
-def span(attributes: Attributes = (), *, trace_id: bytes | None = None, span_id: bytes | None = None, end_ns: int = SOME_TIME_NS, **fields: Any) -> Span:
+def span(
+    attributes: Attributes = (),
+    *,
+    trace_id: bytes | None = None,
+    span_id: bytes | None = None,
+    end_ns: int = SOME_TIME_NS,
+    **fields: Any,
+) -> Span:
     """A span with ids of its own unless given, that ends at `end_ns` (nanoseconds since 1970)."""
     return Span(
         trace_id=uuid.uuid4().bytes if trace_id is None else trace_id,
@@ -106,7 +113,9 @@ def usage_span(attributes: Mapping[str, Any] | None = None, **fields: Any) -> Sp
     return span({key: value for key, value in merged.items() if value is not None}, **fields)
 
 
-def resource_spans(spans: Iterable[Span], *, scope: str = "tests", service: str | None = "test-service") -> ResourceSpans:
+def resource_spans(
+    spans: Iterable[Span], *, scope: str = "tests", service: str | None = "test-service"
+) -> ResourceSpans:
     """Spans of one scope of one service."""
     resource = {"attributes": attribute_list({SERVICE: service} if service is not None else {})}
     return ResourceSpans(resource=resource, scope_spans=[{"scope": {"name": scope}, "spans": list(spans)}])
@@ -120,7 +129,9 @@ def traces(*spans: Span, scope: str = "tests", service: str | None = "test-servi
 _POINT_TIMES_NS = itertools.count(SOME_TIME_NS, 1_000)
 
 
-def point(value: float | None, attributes: Attributes = (), *, end_ns: int | None = None, **fields: Any) -> NumberDataPoint:
+def point(
+    value: float | None, attributes: Attributes = (), *, end_ns: int | None = None, **fields: Any
+) -> NumberDataPoint:
     """A data point; without `end_ns` each ends a microsecond after the one made before it. None is no number."""
     end_ns = next(_POINT_TIMES_NS) if end_ns is None else end_ns
     number: dict[str, Any] = {} if value is None else {"as_int" if isinstance(value, int) else "as_double": value}
@@ -130,7 +141,9 @@ def point(value: float | None, attributes: Attributes = (), *, end_ns: int | Non
     )
 
 
-def metric(*points: Any, name: str = USAGE_METRIC, form: str = "sum", temporality: int = DELTA, monotonic: bool = True) -> Metric:
+def metric(
+    *points: Any, name: str = USAGE_METRIC, form: str = "sum", temporality: int = DELTA, monotonic: bool = True
+) -> Metric:
     """A metric of the given form (sum, gauge, histogram, exponential_histogram, summary)."""
     data: dict[str, Any] = {"data_points": list(points)}
     if form == "sum":

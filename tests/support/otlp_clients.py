@@ -72,7 +72,7 @@ class Refusal:
 def refusal(error: grpc.RpcError) -> Refusal:
     """Read an error as a sender does: code, message, and the google.rpc.Status in the trailer."""
     call: Any = error
-    trailer = {key: value for key, value in call.trailing_metadata() or ()}
+    trailer = dict(call.trailing_metadata() or ())
     raw = trailer.get("grpc-status-details-bin")
     status = Status.FromString(raw) if raw is not None else None
     return Refusal(call.code(), call.details(), status, _retry_delay_s(status))

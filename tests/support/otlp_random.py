@@ -45,14 +45,41 @@ def _us(*when: int) -> int:
 
 
 # Month ends, a leap day, and the moments at which prices change, each with the microsecond before it.
-_EDGES_US = [_us(2025, 1, 1), _us(2025, 12, 1), _us(2026, 1, 1), _us(2024, 2, 29), _us(2024, 3, 1), _us(2025, 6, 15, 12)]
+_EDGES_US = [
+    _us(2025, 1, 1),
+    _us(2025, 12, 1),
+    _us(2026, 1, 1),
+    _us(2024, 2, 29),
+    _us(2024, 3, 1),
+    _us(2025, 6, 15, 12),
+]
 MOMENTS_US = st.one_of(
     st.sampled_from([edge - before for edge in _EDGES_US for before in (0, 1)]),
     st.integers(_us(2024, 1, 1), _us(2026, 6, 1)),
 )
 ODD_ENDS_NS = [0, 1, 2**64 - 1, (-11_644_473_600 * 10**9) % 2**64, _us(1999, 12, 31) * 1000]
-ODD_IDS = [{"trace_id": b""}, {"trace_id": bytes(16)}, {"span_id": b"short"}, {"span_id": bytes(8)}, {"trace_id": b"x" * 32}]
-WRONG_NUMBERS = ["-1", -3, "abc", True, "1e16", "0.0000000000001", 1e300, float("nan"), "9" * 50, [1, 2], -0.5, "1,5", 2**62]
+ODD_IDS = [
+    {"trace_id": b""},
+    {"trace_id": bytes(16)},
+    {"span_id": b"short"},
+    {"span_id": bytes(8)},
+    {"trace_id": b"x" * 32},
+]
+WRONG_NUMBERS = [
+    "-1",
+    -3,
+    "abc",
+    True,
+    "1e16",
+    "0.0000000000001",
+    1e300,
+    float("nan"),
+    "9" * 50,
+    [1, 2],
+    -0.5,
+    "1,5",
+    2**62,
+]
 
 
 def _plain(number: int) -> str:
@@ -107,14 +134,23 @@ def _who_and_what(draw: st.DrawFn) -> dict[str, Any]:
         names.RESPONSE_ID: draw(st.sampled_from(RESPONSES)),
     }
     if _one_in(draw, 4):
-        found |= {names.USER: "carol", names.DESCRIPTION: draw(st.text(max_size=5)), names.RESOURCE_ID: "r-1", names.RESOURCE_TYPE: "t"}
+        found |= {
+            names.USER: "carol",
+            names.DESCRIPTION: draw(st.text(max_size=5)),
+            names.RESOURCE_ID: "r-1",
+            names.RESOURCE_TYPE: "t",
+        }
         found |= {names.METADATA + "n": draw(st.sampled_from([1, "two", True, ["a"], {"k": 1}, b"b", "", 0.5]))}
     return {name: value for name, value in found.items() if value is not None}
 
 
 @st.composite
 def _explicit(draw: st.DrawFn) -> dict[str, Any]:
-    quantities = draw(st.one_of(_AMOUNT, _UNITS, _tokens(), st.just({}), st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])))
+    quantities = draw(
+        st.one_of(
+            _AMOUNT, _UNITS, _tokens(), st.just({}), st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])
+        )
+    )
     found = draw(_who_and_what()) | {names.ACTION: draw(st.sampled_from(ACTIONS))} | quantities
     if quantities and _one_in(draw, 10):
         found[draw(st.sampled_from(sorted(quantities)))] = draw(st.sampled_from(WRONG_NUMBERS))
@@ -129,15 +165,23 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
         st.sampled_from(
             [(names.OPERATION, "chat")] * 4
             + [(names.OPERATION, "embeddings"), (names.OPERATION, "execute_tool"), (names.OPENINFERENCE_KIND, "LLM")]
-            + [(names.OPENINFERENCE_KIND, "AGENT"), (names.LLM_REQUEST_TYPE, "completion"), (names.LLM_REQUEST_TYPE, "rerank")]
+            + [
+                (names.OPENINFERENCE_KIND, "AGENT"),
+                (names.LLM_REQUEST_TYPE, "completion"),
+                (names.LLM_REQUEST_TYPE, "rerank"),
+            ]
         )
     )
     finish = {} if _one_in(draw, 6) else {names.FINISH_REASONS: ["stop"]}
     return draw(_who_and_what()) | draw(_tokens()) | dict([kind]) | finish
 
 
-_NOISE = st.sampled_from([{}, {"http.route": "/"}, {names.USER: "alice"}, {names.AMOUNT: "1"}, {names.INPUT: 5}, {names.KEY: "key-1"}])
-_ATTRIBUTES = st.sampled_from([_explicit(), _explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]).flatmap(lambda one: one)
+_NOISE = st.sampled_from(
+    [{}, {"http.route": "/"}, {names.USER: "alice"}, {names.AMOUNT: "1"}, {names.INPUT: 5}, {names.KEY: "key-1"}]
+)
+_ATTRIBUTES = st.sampled_from(
+    [_explicit(), _explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]
+).flatmap(lambda one: one)
 
 
 @st.composite
@@ -160,7 +204,11 @@ def _without_user(one: Span) -> Span:
     """A copy of a span from which the users were lost."""
     copy = Span()
     copy.CopyFrom(one)
-    kept = [attribute for attribute in one.attributes if attribute.key not in (names.USER, names.CREDITS_USER, names.END_USER)]
+    kept = [
+        attribute
+        for attribute in one.attributes
+        if attribute.key not in (names.USER, names.CREDITS_USER, names.END_USER)
+    ]
     del copy.attributes[:]
     copy.attributes.extend(kept)
     return copy
@@ -187,7 +235,9 @@ def _trace_requests(draw: st.DrawFn, pool: list[Span]) -> list[ExportTraceServic
             spans = draw(st.lists(st.sampled_from(pool), min_size=2, max_size=10))
             if _one_in(draw, 5):
                 spans.append(_without_user(draw(st.sampled_from(pool))))
-            groups.append(resource_spans(spans, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES))))
+            groups.append(
+                resource_spans(spans, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES)))
+            )
         requests.append(ExportTraceServiceRequest(resource_spans=groups))
     return requests
 
@@ -227,10 +277,14 @@ _SETTINGS = st.fixed_dictionaries(
     {
         "charge_genai": st.sampled_from([True, True, False]),
         "default_user": st.sampled_from(["", "", "house"]),
-        "user_attributes": st.sampled_from([(names.CREDITS_USER, names.USER, names.END_USER)] * 3 + [("tenant", names.USER)]),
+        "user_attributes": st.sampled_from(
+            [(names.CREDITS_USER, names.USER, names.END_USER)] * 3 + [("tenant", names.USER)]
+        ),
     }
 )
-_PRICE_CREDITS = st.one_of(st.integers(0, 10**13).map(lambda n: Decimal(n).scaleb(-12)), st.sampled_from([Decimal(0), Decimal("0.000003")]))
+_PRICE_CREDITS = st.one_of(
+    st.integers(0, 10**13).map(lambda n: Decimal(n).scaleb(-12)), st.sampled_from([Decimal(0), Decimal("0.000003")])
+)
 
 
 @st.composite
@@ -238,14 +292,20 @@ def _price(draw: st.DrawFn, number: int) -> Price:
     # Two rows are never made in the same microsecond, since nothing would say which of them counts.
     created_us = _us(2025, 3, 1) + number
     effective_us = draw(st.sampled_from([created_us, created_us, _us(2000, 1, 1), *_EDGES_US]))
-    action, model = draw(st.sampled_from([*ACTIONS, "ai_call", "*", "*"])), draw(st.sampled_from(["claude-x", "claude-x-20250929", "gpt-y", "*", "*"]))
+    action, model = (
+        draw(st.sampled_from([*ACTIONS, "ai_call", "*", "*"])),
+        draw(st.sampled_from(["claude-x", "claude-x-20250929", "gpt-y", "*", "*"])),
+    )
     return Price(action, model, draw(st.sampled_from(UNIT_NAMES)), draw(_PRICE_CREDITS), effective_us, created_us)
 
 
 @st.composite
 def _book(draw: st.DrawFn) -> list[Price]:
     basic = draw(st.lists(st.sampled_from(UNIT_NAMES), unique=True, min_size=4))
-    rows = [Price("*", "*", unit, draw(_PRICE_CREDITS), _us(2000, 1, 1), _us(2025, 2, 1) + n) for n, unit in enumerate(basic)]
+    rows = [
+        Price("*", "*", unit, draw(_PRICE_CREDITS), _us(2000, 1, 1), _us(2025, 2, 1) + n)
+        for n, unit in enumerate(basic)
+    ]
     return rows + [draw(_price(number)) for number in range(draw(st.integers(0, 8)))]
 
 

@@ -1,7 +1,10 @@
 """Whether the server lives, whether it is ready, and its numbers."""
 
+from functools import cache
 from http import HTTPStatus
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -33,12 +36,19 @@ async def healthz(state: StateOfApp) -> Health:
     response_model=ReadinessReport,
     responses={HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": ReadinessReport}},
 )
-def readyz(state: StateOfApp) -> JSONResponse:
+async def readyz(state: StateOfApp) -> JSONResponse:
     missing = [name for name, holds in state.aggregator.readiness().items() if not holds]
     status = HTTPStatus.SERVICE_UNAVAILABLE if missing else HTTPStatus.OK
     return JSONResponse(ReadinessReport(ready=not missing, missing=missing).model_dump(), status)
 
 
 @router.get("/metrics", summary="Prometheus metrics, with the accounting of every span", response_class=Response)
-def metrics(state: StateOfApp) -> Response:
-    return Response(state.aggregator.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(state: StateOfApp) -> Response:
+    # In threads of its own, so that routes which wait for a store that hangs do not keep the numbers from whoever looks.
+    text = await anyio.to_thread.run_sync(state.aggregator.metrics.text, limiter=_scrapes())
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@cache
+def _scrapes() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(4)

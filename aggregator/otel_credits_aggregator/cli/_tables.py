@@ -6,7 +6,6 @@ __all__ = ["BALANCE", "DIFFERENCE", "EVENT", "GRANT", "PRICE", "QUARANTINED_USAG
 
 BALANCE = (
     Column("user_id", "user"),
-    Column("email", "email"),
     Column("current_balance", "balance"),
     Column("current_month_consumed", "this month"),
     Column("lifetime_granted", "granted"),

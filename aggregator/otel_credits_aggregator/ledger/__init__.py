@@ -4,8 +4,8 @@
 answer with the same models and raise the same errors, and one contract test runs over both.
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
-`_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_read_only_sql` (what a query from outside
-may do), `local`, `remote`.
+`_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
+`_grants` (granting once), `_read_only_sql` (what a query from outside may do), `local`, `remote`.
 """
 
 from otel_credits_aggregator.ledger.errors import (

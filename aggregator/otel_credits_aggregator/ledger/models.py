@@ -18,6 +18,7 @@ __all__ = [
     "Event",
     "Grant",
     "Health",
+    "Missing",
     "MonthlyUsage",
     "NewGrant",
     "NewPrice",
@@ -119,8 +120,6 @@ class Balance(_Row):
     """What a user has left. `updated_at` is empty for a user who is known by profile only."""
 
     user_id: str
-    email: str = ""
-    name: str = ""
     current_balance: Exact = Decimal(0)
     current_month_consumed: Exact = Decimal(0)
     lifetime_granted: Exact = Decimal(0)
@@ -231,6 +230,12 @@ class Replayed(_Row):
     """How many rows of the quarantine were tried again. What could not be charged this time either is still there."""
 
     tried: int
+
+
+class Missing(_Row):
+    """By how much a total falls short."""
+
+    credits: Exact
 
 
 class Difference(_Row):
