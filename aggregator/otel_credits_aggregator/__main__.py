@@ -6,9 +6,14 @@ import sys
 
 def main() -> None:
     """Runs the command line; exits with 0 done, 1 could not, 2 wrong arguments."""
-    missing = [name for name in ("typer", "clickhouse_connect", "fastapi", "grpc") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("typer", "clickhouse_connect", "fastapi", "grpc") if importlib.util.find_spec(name) is None
+    ]
     if missing:
-        print("otel-credits: the command needs the server's packages: pip install 'otel-credits[embedded]'", file=sys.stderr)
+        print(
+            "otel-credits: the command needs the server's packages: pip install 'otel-credits[embedded]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     from otel_credits_aggregator.cli import app
 

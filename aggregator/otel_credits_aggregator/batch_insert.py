@@ -60,7 +60,6 @@ _PERMANENT_CODES = frozenset(
         395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
         407,  # DECIMAL_OVERFLOW
         436,  # PROTOBUF_BAD_CAST
-        349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
         444,  # UNKNOWN_PROTOBUF_FORMAT
         469,  # VIOLATED_CONSTRAINT
     }
@@ -149,7 +148,18 @@ def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception)
     received_at = datetime.fromtimestamp(received_at_us / 1e6, UTC)
     client.insert(
         "credit_quarantine",
-        [[uuid.UUID(batch.batch_id), _RAW_REASON, str(error)[:1000], received_at, items, signal, spool.receiver, payload]],
+        [
+            [
+                uuid.UUID(batch.batch_id),
+                _RAW_REASON,
+                str(error)[:1000],
+                received_at,
+                items,
+                signal,
+                spool.receiver,
+                payload,
+            ]
+        ],
         column_names=["event_id", "reason", "detail", "received_at", "items", "signal", "receiver", "raw_request"],
         settings=token_settings(f"{batch.batch_id}-raw"),
     )

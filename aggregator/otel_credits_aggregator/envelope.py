@@ -17,7 +17,11 @@ _VARINT, _LENGTH_DELIMITED = 0, 2
 
 def settings_fields(settings: Settings, receiver: str) -> bytes:
     """The fields that are the same for all requests of a batch. Kept with the batch, so that a repetition is identical."""
-    fields = [_integer(_CHARGE_GENAI, int(settings.charge_genai)), _text(_DEFAULT_USER, settings.default_user), _text(_RECEIVER, receiver)]
+    fields = [
+        _integer(_CHARGE_GENAI, int(settings.charge_genai)),
+        _text(_DEFAULT_USER, settings.default_user),
+        _text(_RECEIVER, receiver),
+    ]
     return b"".join([*fields, *(_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes)])
 
 

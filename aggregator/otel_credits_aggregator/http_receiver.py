@@ -34,7 +34,9 @@ def create_http_receiver(intake: Intake, threads: int) -> Starlette:
     """The ASGI application with ``/v1/traces``, ``/v1/metrics`` and ``/v1/logs``; ``threads`` requests are decoded at once."""
     # Threads of its own: the API's may all be waiting for a store that does not answer.
     limiter = CapacityLimiter(threads)
-    return Starlette(routes=[Route(f"/v1/{signal}", _endpoint(signal, intake, limiter), methods=["POST"]) for signal in RECEIVED])
+    return Starlette(
+        routes=[Route(f"/v1/{signal}", _endpoint(signal, intake, limiter), methods=["POST"]) for signal in RECEIVED]
+    )
 
 
 def _endpoint(signal: Signal, intake: Intake, limiter: CapacityLimiter) -> _Endpoint:

@@ -127,7 +127,9 @@ class Inserter:
                 if not self._step():
                     return
         except (_GaveUp, Stopping):
-            logger.warning("stopped with %d bytes in the spool; they are inserted at the next start", self._spool.bytes_waiting)
+            logger.warning(
+                "stopped with %d bytes in the spool; they are inserted at the next start", self._spool.bytes_waiting
+            )
         except MigrationError as error:
             logger.critical("%s", error)
         except Exception:
@@ -166,7 +168,10 @@ class Inserter:
         if not waiting:
             return False
         age = time.monotonic() - waiting[0].since
-        return age >= self._settings.insert_interval_s or sum(one.bytes for one in waiting) >= self._settings.insert_bytes_max
+        return (
+            age >= self._settings.insert_interval_s
+            or sum(one.bytes for one in waiting) >= self._settings.insert_bytes_max
+        )
 
     def _pause(self) -> float:
         """Seconds until something may be due without anything new arriving."""
@@ -298,7 +303,11 @@ class Inserter:
             return
         # A first failure is news; the ones after it say the same.
         log = logger.warning if self.progress.store_up or state.attempt_number == 1 else logger.debug
-        log("the store did not answer as it should, trying again (%d bytes wait in the spool): %s", self._spool.bytes_waiting, error)
+        log(
+            "the store did not answer as it should, trying again (%d bytes wait in the spool): %s",
+            self._spool.bytes_waiting,
+            error,
+        )
         self.progress.store_up = False
         self.progress.failures += 1
 

@@ -46,7 +46,9 @@ class Intake:
         if not self._open:
             raise Stopping("the aggregator is stopping", 1.0)
         if len(payload) > self.request_bytes_max:
-            raise RequestTooLarge(f"the request has {len(payload)} bytes, the limit is {self.request_bytes_max}: send smaller batches")
+            raise RequestTooLarge(
+                f"the request has {len(payload)} bytes, the limit is {self.request_bytes_max}: send smaller batches"
+            )
         items = item_count(signal, parse(signal, payload))
         if signal is Signal.LOGS or items == 0:
             return self._count_only(signal, items)

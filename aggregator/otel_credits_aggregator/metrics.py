@@ -18,7 +18,7 @@ from otel_credits_aggregator.intake import Intake
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Spool
-from otel_credits_aggregator.store import Client, ClickHouseError, connect, rows
+from otel_credits_aggregator.store import ClickHouseError, Client, connect, rows
 
 __all__ = ["AggregatorMetrics"]
 
@@ -69,7 +69,9 @@ class AggregatorMetrics(Collector):
 
     def _own(self) -> Iterator[Metric]:
         progress = self._inserter.progress
-        refused = CounterMetricFamily("otel_credits_requests_refused", "Requests that were not taken, by reason.", labels=["reason"])
+        refused = CounterMetricFamily(
+            "otel_credits_requests_refused", "Requests that were not taken, by reason.", labels=["reason"]
+        )
         for reason, number in sorted(self._intake.refused.items()):
             refused.add_metric([reason], number)
         yield refused
@@ -77,9 +79,17 @@ class AggregatorMetrics(Collector):
         yield _gauge("otel_credits_spool_bytes_max", "Limit of the spool in bytes.", self._settings.spool_bytes_max)
         yield _gauge("otel_credits_store_up", "Whether the store took what it was last given.", int(progress.store_up))
         yield _counter("otel_credits_batches_inserted", "Batches the store has.", progress.batches)
-        yield _counter("otel_credits_insert_failures", "Attempts the store refused or did not answer.", progress.failures)
-        yield _counter("otel_credits_insert_seconds", "Time spent on batches, attempts and pauses included, in seconds.", progress.insert_seconds)
-        yield _counter("otel_credits_requests_isolated", "Requests kept raw in the quarantine.", progress.requests_isolated)
+        yield _counter(
+            "otel_credits_insert_failures", "Attempts the store refused or did not answer.", progress.failures
+        )
+        yield _counter(
+            "otel_credits_insert_seconds",
+            "Time spent on batches, attempts and pauses included, in seconds.",
+            progress.insert_seconds,
+        )
+        yield _counter(
+            "otel_credits_requests_isolated", "Requests kept raw in the quarantine.", progress.requests_isolated
+        )
 
     def _outcomes(self) -> _Outcomes | None:
         """(signal, outcome, reason) to items; None while the store is away."""
@@ -115,8 +125,14 @@ def _accounting(plural: str, received: int, outcomes: _Outcomes | None, singular
     if outcomes is None:
         return
     for outcome, meaning in _OUTCOMES.items():
-        yield _counter(f"{prefix}_{outcome}", f"Number of {what} each of which {meaning}.", outcomes.get((singular, outcome, ""), 0))
-    quarantined = CounterMetricFamily(f"{prefix}_quarantined", f"Number of {what} in the quarantine, by reason.", labels=["reason"])
+        yield _counter(
+            f"{prefix}_{outcome}",
+            f"Number of {what} each of which {meaning}.",
+            outcomes.get((singular, outcome, ""), 0),
+        )
+    quarantined = CounterMetricFamily(
+        f"{prefix}_quarantined", f"Number of {what} in the quarantine, by reason.", labels=["reason"]
+    )
     for (signal, outcome, reason), number in sorted(outcomes.items()):
         if (signal, outcome) == (singular, "quarantined"):
             quarantined.add_metric([reason], number)

@@ -73,7 +73,9 @@ def migrate(client: Client) -> list[Migration]:
         ClickHouseError: the store refused a statement; what came before it stays, and the next run goes on.
     """
     client.command(_BOOKKEEPING)
-    applied = {row["version"]: row["checksum"] for row in rows(client, "SELECT version, checksum FROM schema_migrations")}
+    applied = {
+        row["version"]: row["checksum"] for row in rows(client, "SELECT version, checksum FROM schema_migrations")
+    }
     known = migrations()
     _check(known, applied)
     missing = [migration for migration in known if migration.version not in applied]
@@ -85,7 +87,9 @@ def migrate(client: Client) -> list[Migration]:
 def _check(known: list[Migration], applied: dict[int, str]) -> None:
     newer = set(applied) - {migration.version for migration in known}
     if newer:
-        raise MigrationError(f"the store has migration {max(newer):04d}, which this version does not know: upgrade otel-credits")
+        raise MigrationError(
+            f"the store has migration {max(newer):04d}, which this version does not know: upgrade otel-credits"
+        )
     for migration in known:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
             raise MigrationError(

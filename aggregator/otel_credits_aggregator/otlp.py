@@ -12,8 +12,14 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest, ExportMetricsServiceResponse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 from otel_credits_aggregator.lenient import without_utf8_check
 from otel_credits_aggregator.outcomes import BadRequest
@@ -76,7 +82,9 @@ def item_count(signal: Signal, request: Any) -> int:
         return sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
     if signal is Signal.LOGS:
         return sum(len(scope.log_records) for resource in request.resource_logs for scope in resource.scope_logs)
-    metrics = (metric for resource in request.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics)
+    metrics = (
+        metric for resource in request.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    )
     return sum(_point_count(metric) for metric in metrics)
 
 

@@ -24,8 +24,9 @@ _CHOSEN = "quarantine_id IN ({ids:Array(UUID)})"
 _INTO_THE_CHAIN = f"""
 INSERT INTO usage_candidates
 SELECT
-    signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position, charge_genai, user_attributes, default_user, receiver,
-    service_name, scope_name, scope_version, trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano,
+    signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
+    charge_genai, user_attributes, default_user, receiver, service_name, scope_name, scope_version,
+    trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano,
     series, attributes, double_keys, defect
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id)
 """
@@ -37,7 +38,9 @@ FROM credit_quarantine WHERE {_CHOSEN} GROUP BY receiver, signal, reason
 _OUT_OF_THE_QUARANTINE = f"DELETE FROM credit_quarantine WHERE {_CHOSEN}"
 
 
-def quarantined_ids(client: Client, receiver: str, reasons: Sequence[str] = (), user_id: str | None = None) -> list[str]:
+def quarantined_ids(
+    client: Client, receiver: str, reasons: Sequence[str] = (), user_id: str | None = None
+) -> list[str]:
     """The rows that match and came through this aggregator, oldest first, at most :data:`ROWS_LOOKED_AT_MAX`.
 
     Only its own, because two aggregators that replay one row at the same moment could both charge it.
@@ -46,7 +49,8 @@ def quarantined_ids(client: Client, receiver: str, reasons: Sequence[str] = (), 
         client,
         """
         SELECT toString(quarantine_id) AS id FROM credit_quarantine
-        WHERE receiver = {receiver:String} AND raw_request = '' AND (empty({reasons:Array(String)}) OR has({reasons:Array(String)}, reason))
+        WHERE receiver = {receiver:String} AND raw_request = ''
+            AND (empty({reasons:Array(String)}) OR has({reasons:Array(String)}, reason))
             AND ({user:String} = '' OR user_id = {user:String})
         ORDER BY received_at, quarantine_id LIMIT {limit:UInt32}
         """,

@@ -88,6 +88,9 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # What uvicorn says of starting and stopping is said below, once for both of its servers.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # While a server is away, these would tell each attempt again, with all parameters of the request.
+    for name in ("urllib3", "clickhouse_connect"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     if is_embedded(settings.dsn) and importlib.util.find_spec("chdb") is None:
         logger.critical(
             "the embedded store needs chdb: pip install 'otel-credits[embedded]', or name a server in OTEL_CREDITS_STORE"
@@ -116,7 +119,9 @@ def _end_within(seconds: float, code: int) -> None:
 async def _serve_http(aggregator: Aggregator) -> int:
     settings = aggregator.settings
     servers = [
-        _HttpServer(create_http_receiver(aggregator.intake, settings.receive_threads), settings.host, settings.http_port),
+        _HttpServer(
+            create_http_receiver(aggregator.intake, settings.receive_threads), settings.host, settings.http_port
+        ),
         _HttpServer(create_app(settings, aggregator), settings.host, settings.api_port),
     ]
     stop = asyncio.Event()
@@ -125,7 +130,11 @@ async def _serve_http(aggregator: Aggregator) -> int:
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     stopped = asyncio.create_task(stop.wait())
     logger.info(
-        "listening on %s: OTLP/gRPC %d, OTLP/HTTP %d, API %d", settings.host, settings.grpc_port, settings.http_port, settings.api_port
+        "listening on %s: OTLP/gRPC %d, OTLP/HTTP %d, API %d",
+        settings.host,
+        settings.grpc_port,
+        settings.http_port,
+        settings.api_port,
     )
     # A server that ends by itself could not listen; uvicorn has said why.
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +155,9 @@ class _HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, host: str, port: int) -> None:
         super().__init__(
-            uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=_HTTP_GRACE_S)
+            uvicorn.Config(
+                app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=_HTTP_GRACE_S
+            )
         )
 
     @contextlib.contextmanager

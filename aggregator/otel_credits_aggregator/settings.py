@@ -25,8 +25,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("otel-credits-data"), description="Folder of the spool and of the embedded store.")
     store: str = Field(
-        "", description="clickhouse-connect DSN of the store: `chdb:///path`, `clickhouse://user:password@host:8123/db`, or `https://` for TLS. "
-        "Empty: embedded, in the data folder."
+        "",
+        description="clickhouse-connect DSN of the store: `chdb:///path`, `clickhouse://user:password@host:8123/db`, "
+        "or `https://` for TLS. Empty: embedded, in the data folder.",
     )
     host: str = Field("127.0.0.1", description="Address that all three ports listen on.")
     grpc_port: Port = Field(4317, description="OTLP/gRPC.")
@@ -42,22 +43,40 @@ class Settings(BaseSettings):
     )
     default_user: str = Field("", description="Who pays for usage that names nobody. Empty: it is quarantined.")
 
-    request_bytes_max: int = Field(64 << 20, ge=1 << 10, le=1 << 29, description="Largest request, uncompressed, in bytes.")
-    spool_bytes_max: int = Field(1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay.")
+    request_bytes_max: int = Field(
+        64 << 20, ge=1 << 10, le=1 << 29, description="Largest request, uncompressed, in bytes."
+    )
+    spool_bytes_max: int = Field(
+        1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay."
+    )
     receive_threads: int = Field(16, ge=1, le=256, description="Requests decoded at once, for each of gRPC and HTTP.")
     retry_delay_s: Seconds = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
-    insert_bytes_max: int = Field(32 << 20, ge=1 << 10, description="Requests are grouped into inserts of at most so many bytes (one request may be larger).")
-    insert_interval_s: Seconds = Field(0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds.")
-    store_retry_max_s: Seconds = Field(10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds.")
-    recheck_interval_s: Seconds = Field(2.0, gt=0, description="How often unpriced usage is looked at again, in seconds.")
-    stop_timeout_s: Seconds = Field(20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool.")
+    insert_bytes_max: int = Field(
+        32 << 20,
+        ge=1 << 10,
+        description="Requests are grouped into inserts of at most so many bytes (one request may be larger).",
+    )
+    insert_interval_s: Seconds = Field(
+        0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds."
+    )
+    store_retry_max_s: Seconds = Field(
+        10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds."
+    )
+    recheck_interval_s: Seconds = Field(
+        2.0, gt=0, description="How often unpriced usage is looked at again, in seconds."
+    )
+    stop_timeout_s: Seconds = Field(
+        20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool."
+    )
 
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
         # clickhouse-connect takes any scheme for http, so that a typing error would be an address nobody meant.
         if value and urlsplit(value).scheme not in STORE_SCHEMES:
-            raise ValueError(f"the store is a DSN that starts with {', '.join(f'{scheme}://' for scheme in STORE_SCHEMES)}")
+            raise ValueError(
+                f"the store is a DSN that starts with {', '.join(f'{scheme}://' for scheme in STORE_SCHEMES)}"
+            )
         return value
 
     @field_validator("user_attributes", mode="before")

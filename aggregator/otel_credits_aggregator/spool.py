@@ -360,7 +360,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _count_received(connection: sqlite3.Connection, signal: Signal, items: int) -> None:
     connection.execute(
-        "INSERT INTO received VALUES (?, 1, ?) ON CONFLICT (signal) DO UPDATE SET requests = requests + 1, items = items + excluded.items",
+        "INSERT INTO received VALUES (?, 1, ?) ON CONFLICT (signal) DO UPDATE "
+        "SET requests = requests + 1, items = items + excluded.items",
         (signal.value, items),
     )
 

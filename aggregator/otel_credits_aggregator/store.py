@@ -13,7 +13,17 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
-__all__ = ["READ_ONLY_SETTINGS", "Client", "ClickHouseError", "DatabaseError", "Row", "connect", "is_embedded", "json_rows", "rows"]
+__all__ = [
+    "READ_ONLY_SETTINGS",
+    "ClickHouseError",
+    "Client",
+    "DatabaseError",
+    "Row",
+    "connect",
+    "is_embedded",
+    "json_rows",
+    "rows",
+]
 
 Row = dict[str, Any]
 
@@ -60,7 +70,9 @@ def rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, 
     return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
 
-def json_rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> Sequence[bytes]:
+def json_rows(
+    client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any
+) -> Sequence[bytes]:
     """The result of a query as ClickHouse writes it, one JSON object a row: decimals as strings, times as ISO 8601."""
     exact = {
         "output_format_json_quote_decimals": 1,

@@ -344,7 +344,7 @@ def test_the_two_queries_of_the_design_work(ledger: Ledger, store: Client) -> No
 def test_reads_do_not_wait_for_a_long_query(ledger: Ledger) -> None:
     """A balance is read while long queries from outside use all the clients they may."""
     ledger.grant("u", NewGrant(credits=Decimal(1)))
-    long_query = "SELECT count() FROM numbers(400000000) WHERE cityHash64(number) = 1"
+    long_query = "SELECT count() FROM numbers(1500000000) WHERE cityHash64(number) = 1"
     with ThreadPoolExecutor(2) as threads:
         running = [threads.submit(ledger.sql, long_query) for _ in range(2)]
         assert ledger.balance("u").current_balance == Decimal(1)

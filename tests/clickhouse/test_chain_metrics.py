@@ -36,7 +36,8 @@ UNSPECIFIED = 0
 def priced(chain: Chain) -> Chain:
     """A chain where a call costs 1 and a second 0.01."""
     chain.command(
-        "INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('call', 1, '2000-01-01'), ('second', 0.01, '2000-01-01')"
+        "INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from)"
+        " VALUES ('call', 1, '2000-01-01'), ('second', 0.01, '2000-01-01')"
     )
     return chain
 

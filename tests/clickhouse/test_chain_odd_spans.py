@@ -1,9 +1,8 @@
-"""No span, however odd, makes an insert fail or is charged wrongly: it is quarantined with its reason, or charged rightly.
+"""No span, however odd, makes an insert fail or is charged wrongly: it has its reason, or its right charge.
 
 All odd spans travel in one request with good ones between them, so that each is also a neighbour of all the others.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -291,7 +290,7 @@ DUPLICATE_ATTRIBUTES = [
 
 
 @pytest.fixture(scope="module")
-def fates(shared_chain: Chain) -> Iterator[dict[str, Any]]:
+def fates(shared_chain: Chain) -> dict[str, Any]:
     """What became of each case, by its name: its charge or its reason. All cases are inserted at once."""
     shared_chain.command(
         "INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from)"
@@ -301,7 +300,7 @@ def fates(shared_chain: Chain) -> Iterator[dict[str, Any]]:
     shared_chain.send(traces(*spans))
     charged = shared_chain.rows("SELECT resource_id AS name, credits_charged AS fate FROM credit_usage_events")
     refused = shared_chain.rows(f"SELECT attributes['{RESOURCE_ID}'] AS name, reason AS fate FROM credit_quarantine")
-    yield {row["name"]: row["fate"] for row in charged + refused}
+    return {row["name"]: row["fate"] for row in charged + refused}
 
 
 def test_all_at_once(fates: dict[str, Any], shared_chain: Chain) -> None:
@@ -391,7 +390,7 @@ def test_metadata_of_every_type(fates: dict[str, Any], shared_chain: Chain) -> N
 
 
 def test_a_neighbours_name_does_not_change_a_price(chain: Chain) -> None:
-    """Names are whole: however two usages of one insert spread the same characters over action and model, each has its price."""
+    """However two usages of one insert spread the same characters over action and model, each has its own price."""
     chain.command(
         "INSERT INTO credit_action_costs (action_type, unit, credits_per_unit, effective_from)"
         " VALUES ('x', 'call', 1, '2000-01-01'), ('x\\0y', 'call', 100, '2000-01-01')"

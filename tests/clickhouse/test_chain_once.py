@@ -129,7 +129,7 @@ def test_a_data_point_twice(chain: Chain) -> None:
 
 
 def test_data_points_of_two_series_at_one_moment(chain: Chain) -> None:
-    """Points that differ in an attribute, the scope or the resource are different usages though their times are equal."""
+    """Points that differ in an attribute, the scope or the resource are different usages, though their times agree."""
     points = [point(7, {ACTION: "sync", USER: user, AMOUNT: "0.5"}, end_ns=SOME_TIME_NS) for user in "ab"]
     chain.send(metrics(metric(*points)), metrics(metric(*points), scope="other"))
     chain.send(metrics(metric(*points), service="other"))
@@ -153,7 +153,7 @@ def test_data_points_of_two_series_at_one_moment(chain: Chain) -> None:
     ids=str,
 )
 def test_series_that_differ_in_an_attribute_of_any_type(chain: Chain, one: Any, other: Any) -> None:
-    """Whatever type an attribute has, points that differ in it are different usages; in another order they are copies."""
+    """Points that differ in an attribute of whatever type are different usages; in another order they are copies."""
     attributes = {ACTION: "sync", USER: "someone", AMOUNT: "1"}
     points = [point(7, {**attributes, "queue": value}, end_ns=SOME_TIME_NS) for value in (one, other)]
     reordered = point(7, {"queue": one, **attributes}, end_ns=SOME_TIME_NS)
@@ -235,7 +235,7 @@ def a_bit_of_everything() -> tuple:
 
 
 def leave_out(chain: Chain, tables: frozenset[str], batches: tuple) -> None:
-    """Makes the store as if these tables had got nothing of the batches: their rows and their memory of tokens are gone."""
+    """Makes the store as if these tables had got nothing of the batches: rows and memory of tokens are gone."""
     for table in tables:
         chain.command(f"TRUNCATE TABLE {table}")
     for batch in batches:
@@ -257,7 +257,7 @@ def completed(chain: Chain, subsets: list[frozenset[str]]) -> dict[frozenset[str
 
 
 def test_a_half_applied_batch_is_completed(chain: Chain) -> None:
-    """A batch that reached only some of its tables is completed by inserting it again, and no table gets anything twice."""
+    """A batch that reached only some of its tables is completed by a repetition, and no table gets anything twice."""
     assert not [subset for subset, right in completed(chain, [*IN_ORDER, *AGAINST_IT, *ALONE]).items() if not right]
 
 

@@ -68,7 +68,7 @@ def test_the_most_specific_row_wins(chain: Chain, order: int) -> None:
     rows = list(enumerate(ROWS))[::order]
     for credits, which in rows:
         set_price(chain, credits + 1, **which)
-    for credits, which in reversed(list(enumerate(ROWS))):
+    for credits in reversed(range(len(ROWS))):
         use(chain, {RESPONSE_MODEL: DATED})
         assert last_charge(chain) == credits + 1
         chain.command(

@@ -38,7 +38,8 @@ from support.otlp_build import (
 def set_price(chain: Chain, credits: str, unit: str) -> None:
     """Prices a unit for all time."""
     chain.command(
-        f"INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from) VALUES ('{unit}', {credits}, '1990-01-01')"
+        "INSERT INTO credit_action_costs (unit, credits_per_unit, effective_from)"
+        f" VALUES ('{unit}', {credits}, '1990-01-01')"
     )
 
 
@@ -278,7 +279,7 @@ def test_the_price_watch_sees_every_change(chain: Chain) -> None:
 
 
 def test_a_replay_is_one_block(chain: Chain) -> None:
-    """Copies far apart in the quarantine are recognised: as many rows as a replay takes at most, half of them copies."""
+    """Copies far apart in the quarantine are recognised: a replay of as many rows as it takes, half of them copies."""
     half = replay.REPLAY_ROWS_MAX // 2
     spans = [
         usage_span(

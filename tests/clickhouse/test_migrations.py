@@ -1,6 +1,6 @@
-"""Migrations are a product: what they make is declared (schema.json), and applying them again or after a crash is harmless.
+"""Migrations are a product: what they make is declared (schema.json), and applying them again is harmless.
 
-After a deliberate change of the schema, `OTEL_CREDITS_WRITE_SCHEMA=1 pytest tests/clickhouse/test_migrations.py` declares it.
+To declare a deliberate change: `OTEL_CREDITS_WRITE_SCHEMA=1 pytest tests/clickhouse/test_migrations.py`.
 """
 
 import json
@@ -176,7 +176,7 @@ def test_statements(sql: str, expected: list[str]) -> None:
 
 
 def test_every_target_of_the_chain_remembers_tokens(memory_store: Client) -> None:
-    """Each table that a view writes to has a deduplication window, without which a repeated insert would count there again."""
+    """Each table that a view writes to has a deduplication window; without it a repeated insert would count again."""
     targets = rows(
         memory_store,
         """

@@ -1,4 +1,4 @@
-"""The ledger against an independent one in plain Python: generated OTLP traffic gives the same events, charges, balances and months."""
+"""The ledger against an independent one in plain Python: the same events, charges, balances and months."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -67,8 +67,8 @@ def _event(row: dict[str, Any]) -> Event:
 def stored_quarantine(chain: Chain) -> Counter[Quarantined]:
     """The quarantined rows of the store, in the oracle's form."""
     found = chain.rows(
-        "SELECT reason, user_id, action_type, model, hex(trace_id) AS trace_id, hex(span_id) AS span_id, end_time_unix_nano AS end_ns"
-        " FROM credit_quarantine"
+        "SELECT reason, user_id, action_type, model, hex(trace_id) AS trace_id, hex(span_id) AS span_id,"
+        " end_time_unix_nano AS end_ns FROM credit_quarantine"
     )
     return Counter(
         Quarantined(**row | {name: bytes.fromhex(row[name]) for name in ("trace_id", "span_id")}) for row in found
@@ -78,7 +78,8 @@ def stored_quarantine(chain: Chain) -> Counter[Quarantined]:
 def stored_outcomes(chain: Chain) -> Counter[tuple[str, str, str]]:
     """How many items of which signal became what, and why."""
     found = chain.rows(
-        "SELECT signal, outcome, reason, sum(items) AS n FROM ingest_outcomes GROUP BY signal, outcome, reason HAVING n != 0"
+        "SELECT signal, outcome, reason, sum(items) AS n FROM ingest_outcomes"
+        " GROUP BY signal, outcome, reason HAVING n != 0"
     )
     return Counter({(row["signal"], row["outcome"], row["reason"]): row["n"] for row in found})
 
@@ -118,7 +119,7 @@ def assert_same(chain: Chain, made: Traffic) -> None:
 @settings(RELAXED, max_examples=60, phases=[Phase.generate])
 @given(made=traffic())
 def test_the_ledger_is_what_the_oracle_says(chain: Chain, made: Traffic) -> None:
-    """Whatever is sent, events, charges, quarantine, balances and months are those of the oracle, to the last of 12 places."""
+    """Whatever is sent, events, charges, quarantine, balances and months are the oracle's, to the last of 12 places."""
     assert_same(chain, made)
 
 

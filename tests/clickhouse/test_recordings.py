@@ -1,7 +1,7 @@
 """Recorded telemetry of real instrumentations, charged against what the provider really served (recordings/index.json).
 
-All cases go through the chain in one insert, and once more file by file. The envelope names the case as the receiver, so
-that the outcomes of each case can be told apart.
+All cases go through the chain in one insert, and once more file by file. The envelope names the case as the receiver,
+so that the outcomes of each case can be told apart.
 """
 
 import json
@@ -153,7 +153,7 @@ def fates(chain: Chain) -> dict[str, Fate]:
 
 
 def verdict(case: str, fate: Fate) -> str:
-    """How the charges of a case compare with the truth: exact, nothing, less, or wrong (more of any unit than was used)."""
+    """How the charges of a case compare with the truth: exact, nothing, less, or wrong (more of any unit)."""
     true, charged = truth(case), {unit: fate.units.get(unit, 0) for unit in UNITS}
     if any(charged[unit] > true[unit] for unit in UNITS) or fate.credits != sum(
         charged[u] * UNITS[u][1] for u in UNITS
@@ -208,7 +208,7 @@ def test_sums_agree_for_each_case(charged: dict[str, Fate]) -> None:
 
 
 def test_listed_instrumentations_are_charged_exactly(charged: dict[str, Fate]) -> None:
-    """What the official instrumentations and the Anthropic SDK tell of completed calls is charged exactly, in each unit."""
+    """What the official instrumentations and the Anthropic SDK tell of completed calls is charged exactly."""
     wrong = [case for case in CASES if must_be_exact(case) and verdict(case, charged[case]) != "exact"]
     assert not wrong, "\n" + table(charged)
 
@@ -219,7 +219,7 @@ def test_nothing_is_charged_too_much(charged: dict[str, Fate]) -> None:
 
 
 def test_what_is_not_charged_is_quarantined_or_never_came(charged: dict[str, Fate]) -> None:
-    """A recording with usage that is charged less than the truth has a span in the quarantine, unless none came for it."""
+    """A recording that is charged less than the truth has a span in the quarantine, unless none came for the usage."""
     silent = [
         case
         for case, fate in charged.items()
@@ -256,7 +256,7 @@ def test_recordings_that_had_to_wait(charged: dict[str, Fate], shared_chain: Cha
 
 
 def test_recorded_users_pay(shared_chain: Chain) -> None:
-    """With the app's own user attribute each user is charged at most what was theirs; usage of nobody waits, and is not charged."""
+    """With the app's own user attribute each user is charged at most what was theirs, and usage of nobody waits."""
     shared_chain.empty()
     set_prices(shared_chain)
     for requests in inserts(Signal.TRACES, together=True):
@@ -277,7 +277,8 @@ def outputs_by_user(chain: Chain, case: str) -> dict[str, int]:
         span.trace_id.hex() for r in requests for rs in r.resource_spans for ss in rs.scope_spans for span in ss.spans
     }
     found = chain.rows(
-        "SELECT user_id, sum(output_tokens) AS tokens FROM credit_usage_events WHERE trace_id IN {ids:Array(String)} GROUP BY user_id",
+        "SELECT user_id, sum(output_tokens) AS tokens FROM credit_usage_events"
+        " WHERE trace_id IN {ids:Array(String)} GROUP BY user_id",
         ids=sorted(ids),
     )
     return {row["user_id"]: row["tokens"] for row in found}

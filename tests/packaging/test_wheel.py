@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def run(*command: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHON"))}
     words = [str(word) for word in command]
-    return subprocess.run(words, cwd=cwd, env={**kept, **environ}, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        words, cwd=cwd, env={**kept, **environ}, capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,9 @@ def test_the_plain_install_is_light(light: Path) -> None:
 
 def test_the_plain_install_tracks(light: Path) -> None:
     """The library works from the wheel alone; with nothing set up a call is a no-op."""
-    code = "from otel_credits import ActionType, track_compute_usage; track_compute_usage('u', ActionType.BULK_OPERATION)"
+    code = (
+        "from otel_credits import ActionType, track_compute_usage; track_compute_usage('u', ActionType.BULK_OPERATION)"
+    )
     done = run(light, "-c", code, cwd=light.parent)
     assert done.returncode == 0, done.stderr
 
@@ -77,7 +81,9 @@ def test_the_command_says_what_to_install(light: Path) -> None:
 def test_the_ledger_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """The installed copy migrates an embedded store and answers from it, with no repository around."""
     installed = tmp_path / "installed"
-    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", installed, wheel, cwd=tmp_path)
+    done = run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", installed, wheel, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     environ = {"PYTHONPATH": str(installed), "OTEL_CREDITS_DATA_DIR": str(tmp_path / "data")}
     where = run(sys.executable, "-c", "import otel_credits_aggregator as o; print(o.__file__)", cwd=tmp_path, **environ)

@@ -129,7 +129,8 @@ class Chain:
             "SELECT reason, toInt64(sum(items)) AS n FROM credit_quarantine GROUP BY reason ORDER BY reason"
         )
         assert quarantined == self.rows(
-            "SELECT reason, sum(items) AS n FROM ingest_outcomes WHERE outcome = 'quarantined' GROUP BY reason HAVING n != 0 ORDER BY reason"
+            "SELECT reason, sum(items) AS n FROM ingest_outcomes WHERE outcome = 'quarantined'"
+            " GROUP BY reason HAVING n != 0 ORDER BY reason"
         )
 
 
@@ -138,12 +139,14 @@ def _totals(events: Row) -> Iterator[tuple[str, Row]]:
     yield "SELECT sum(events) AS n, sum(consumed) AS credits FROM user_month_totals", totals
     yield "SELECT sum(lifetime_consumed) AS credits FROM user_credit_balances", {"credits": events["credits"]}
     yield (
-        "SELECT sum(m.events) AS n, sum(m.credits_consumed) AS credits, sum(m.input_tokens) AS input, sum(m.output_tokens) AS output "
+        "SELECT sum(m.events) AS n, sum(m.credits_consumed) AS credits, sum(m.input_tokens) AS input,"
+        " sum(m.output_tokens) AS output "
         "FROM credit_monthly_usage AS m",
         totals | {"input": events["input"], "output": events["output"]},
     )
     yield (
-        "SELECT count() AS n, uniqExact(event_id) AS ids FROM (SELECT event_id FROM event_ids_by_second UNION ALL SELECT event_id FROM event_ids_by_key)",
+        "SELECT count() AS n, uniqExact(event_id) AS ids"
+        " FROM (SELECT event_id FROM event_ids_by_second UNION ALL SELECT event_id FROM event_ids_by_key)",
         {"n": events["n"], "ids": events["n"]},
     )
 

@@ -1,7 +1,7 @@
 """hypothesis strategies for OTLP traffic: what apps, SDKs, Collectors and their faults can make of usage.
 
-A :class:`Traffic` is a few inserts of a few requests each. Its spans and points come from small pools of users, actions,
-models, keys and moments, so that copies, conflicts and month ends are frequent.
+A :class:`Traffic` is a few inserts of a few requests each. Its spans and points come from small pools of users,
+actions, models, keys and moments, so that copies, conflicts and month ends are frequent.
 """
 
 from __future__ import annotations

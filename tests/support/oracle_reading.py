@@ -1,0 +1,321 @@
+"""The oracle's eyes: from the objects of an OTLP request to what each span or data point says, with Decimal.
+
+Which numbers are right, who pays, which fault comes first: docs/semantic-conventions.md. What is made of it (prices,
+copies, events) is in `oracle.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from support import otlp_build as names
+
+__all__ = ["EPOCH", "EXACT", "Usage", "candidates", "fault", "read_quantities", "rounded"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN)
+_TWELVE_PLACES = Decimal("1e-12")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
+_AMOUNT_MAX = Decimal(10) ** 15
+_TOKENS_MAX = Decimal(10) ** 12
+_NUMBER_CHARACTERS_MAX = 40
+_NAME_BYTES_MAX = 512
+_EARLIEST_US = 946_684_800_000_000
+_AHEAD_MAX_US = 31 * 86_400 * 10**6
+_DEFAULT_PAYERS = (names.CREDITS_USER, names.USER, names.END_USER)
+_INFERENCE = {
+    names.OPERATION: {"chat", "text_completion", "generate_content", "embeddings"},
+    names.OPENINFERENCE_KIND: {"LLM", "EMBEDDING"},
+    names.LLM_REQUEST_TYPE: {"chat", "completion"},
+}
+_TOKEN_UNITS = {
+    "input_token": (names.INPUT,),
+    "output_token": (names.OUTPUT,),
+    "cache_read_token": (names.CACHE_READ,),
+    "cache_write_token": (names.CACHE_WRITE, names.CACHE_CREATION),
+    "reasoning_token": (names.REASONING,),
+}
+
+
+@dataclass
+class Usage:
+    """A span or data point that may be usage, as read; and, later, why it cannot be charged (`reason`), if so."""
+
+    signal: str
+    attributes: dict[str, str]
+    doubles: frozenset[str]
+    service: str
+    scope: str
+    end_ns: int
+    defect: str
+    received_us: int
+    settings: Any
+    trace_id: bytes = b""
+    span_id: bytes = b""
+    series: Any = None
+    reason: str = ""
+    units: dict[str, Decimal] = field(default_factory=dict)
+    amount: Decimal | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    prices: dict[str, Decimal] = field(default_factory=dict)
+    charge: Decimal = Decimal(0)
+
+    def text(self, *keys: str) -> str:
+        """The first of these attributes that is not empty."""
+        return next((self.attributes[key] for key in keys if self.attributes.get(key)), "")
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the app itself says that this is usage."""
+        return names.ACTION in self.attributes
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it is charged because it is an LLM inference."""
+        inference = any(self.attributes.get(name) in values for name, values in _INFERENCE.items())
+        return not self.explicit and inference and self.settings.charge_genai
+
+    @property
+    def user(self) -> str:
+        """Who pays."""
+        return self.text(*(self.settings.user_attributes or _DEFAULT_PAYERS)) or str(self.settings.default_user)
+
+    @property
+    def action(self) -> str:
+        """What was done."""
+        return self.attributes[names.ACTION] if self.explicit else "ai_call"
+
+    @property
+    def model(self) -> str:
+        """The model that answered, else the one asked for."""
+        return self.text(names.RESPONSE_MODEL, names.REQUEST_MODEL)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What a copy has in common with it; the first element names the kind."""
+        if self.text(names.KEY):
+            return ("key", self.text(names.KEY))
+        if self.settings.charge_genai and self.text(names.RESPONSE_ID):
+            return ("response", self.text(names.RESPONSE_ID))
+        return ("point", self.series) if self.signal == "point" else ("span", self.trace_id, self.span_id)
+
+    @property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """What may not differ between usages of one idempotency key."""
+        return (self.user, self.action, self.amount, tuple(sorted(self.units.items())))
+
+    @property
+    def created_at(self) -> datetime:
+        """Its end, in whole microseconds."""
+        return EPOCH + timedelta(microseconds=self.end_ns // 1000)
+
+
+def rounded(number: Decimal) -> Decimal:
+    """To 12 places, half to even."""
+    return number.quantize(_TWELVE_PLACES, context=EXACT)
+
+
+def candidates(request: Any, received_us: int, settings: Any) -> Iterator[Usage | str]:
+    """Each span or point of a request: as a usage, or only its signal if it cannot be one."""
+    if isinstance(request, ExportTraceServiceRequest):
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    yield _span(resource, scope, span, received_us, settings)
+    else:
+        for resource in request.resource_metrics:
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    for point in getattr(metric, metric.WhichOneof("data")).data_points:
+                        yield _point(resource, scope, metric, point, received_us, settings)
+
+
+def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any) -> Usage | str:
+    attributes, doubles, defect = _texts(span.attributes)
+    if names.ACTION not in attributes and not any(name in attributes for name in (*_INFERENCE, names.INPUT)):
+        return "span"
+    return Usage(
+        signal="span",
+        attributes=attributes,
+        doubles=doubles,
+        service=_service(resource),
+        scope=scope.scope.name,
+        end_ns=span.end_time_unix_nano,
+        defect=defect,
+        received_us=received_us,
+        settings=settings,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+    )
+
+
+def _point(resource: Any, scope: Any, metric: Any, point: Any, received_us: int, settings: Any) -> Usage | str:
+    if metric.name != names.USAGE_METRIC or point.flags & names.NO_RECORDED_VALUE:
+        return "point"
+    attributes, _, twice = _texts(point.attributes)
+    kind = metric.WhichOneof("data")
+    value = point.WhichOneof("value") if kind in ("sum", "gauge") else None
+    unit = names.UNITS + (attributes.get(names.UNIT) or "call")
+    times = (point.start_time_unix_nano, point.time_unix_nano)
+    return Usage(
+        signal="point",
+        attributes={names.ACTION: "", **attributes, **({unit: _number_text(point, value)} if value else {})},
+        doubles=frozenset([unit] if value == "as_double" else []),
+        service=_service(resource),
+        scope=scope.scope.name,
+        # Of points of other kinds nothing is read, not even the time.
+        end_ns=point.time_unix_nano if kind in ("sum", "gauge") else 0,
+        defect=_metric_defect(metric, kind, value) or twice,
+        received_us=received_us,
+        settings=settings,
+        series=(_frozen(resource.resource.attributes), scope.scope.name, _frozen(point.attributes), times),
+    )
+
+
+def _metric_defect(metric: Any, kind: str, value: str | None) -> str:
+    if kind != "sum" or not metric.sum.is_monotonic:
+        return "metric_is_not_a_monotonic_sum"
+    if metric.sum.aggregation_temporality == names.CUMULATIVE:
+        return "metric_is_cumulative_use_cumulativetodelta"
+    if metric.sum.aggregation_temporality != names.DELTA:
+        return "metric_has_no_temporality"
+    return "" if value else "not_a_number"
+
+
+def _number_text(point: Any, value: str) -> str:
+    return str(point.as_int) if value == "as_int" else _double_text(point.as_double)
+
+
+def _frozen(attributes: Iterable[KeyValue]) -> tuple[Any, ...]:
+    return tuple(sorted((one.key, one.value.SerializeToString(deterministic=True)) for one in attributes))
+
+
+def _service(resource: Any) -> str:
+    return next((one.value.string_value for one in resource.resource.attributes if one.key == names.SERVICE), "")
+
+
+def _texts(attributes: Iterable[KeyValue]) -> tuple[dict[str, str], frozenset[str], str]:
+    """Attributes as text, the keys of those sent as double, and whether a key is there twice."""
+    listed = list(attributes)
+    texts = {one.key: _text(one.value) for one in listed}
+    doubles = frozenset(one.key for one in listed if one.value.WhichOneof("value") == "double_value")
+    return texts, doubles, "" if len(texts) == len(listed) else "duplicate_attribute"
+
+
+def _text(value: AnyValue) -> str:
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return "true" if value.bool_value else "false"
+        case "int_value":
+            return str(value.int_value)
+        case "double_value":
+            return _double_text(value.double_value)
+        case "array_value" if len(value.array_value.values) == 1:
+            return value.array_value.values[0].string_value
+    return ""
+
+
+def _double_text(number: float) -> str:
+    """The shortest decimal form."""
+    exact = Decimal(repr(number))
+    if not exact.is_finite():
+        return str(number)
+    plain = 1e-7 < abs(number) < 1e21 or number == 0
+    return f"{exact.normalize():f}" if plain else f"{exact.normalize():e}".replace("e+", "e")
+
+
+def fault(usage: Usage) -> str:
+    """What is wrong with a usage, quantities left aside; the first that applies."""
+    if usage.defect:
+        return usage.defect
+    if usage.signal == "span" and (len(usage.trace_id) != 16 or not any(usage.trace_id)):
+        return "invalid_trace_id"
+    if usage.signal == "span" and (len(usage.span_id) != 8 or not any(usage.span_id)):
+        return "invalid_span_id"
+    if usage.end_ns == 0:
+        return "time_missing"
+    if not _EARLIEST_US <= usage.end_ns // 1000 <= usage.received_us + _AHEAD_MAX_US:
+        return "time_out_of_range"
+    if not usage.action:
+        return "no_action_type"
+    if not usage.user:
+        return "no_user"
+    texts = (usage.user, usage.action, usage.model, usage.text(names.KEY), usage.text(names.RESPONSE_ID))
+    return "name_too_long" if max(len(text.encode()) for text in texts) > _NAME_BYTES_MAX else ""
+
+
+def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> str:
+    """Fills in units, amount and tokens; returns what is wrong with them."""
+    wrong = _wrong_number(usage)
+    if wrong:
+        return wrong
+    tokens = {unit: int(usage.text(*keys)) for unit, keys in _TOKEN_UNITS.items() if usage.text(*keys)}
+    cached = tokens.get("cache_read_token", 0) + tokens.get("cache_write_token", 0)
+    total = tokens.get("input_token", 0) + (0 if input_includes_cache.get(usage.scope, True) else cached)
+    if total < cached:
+        return "tokens_inconsistent"
+    usage.tokens_in, usage.tokens_out = total, tokens.get("output_token", 0)
+    if "input_token" in tokens:
+        tokens["input_token"] = total - cached
+    usage.units = {unit: Decimal(n) for unit, n in tokens.items() if n or unit in ("input_token", "output_token")}
+    usage.units |= {key.removeprefix(names.UNITS): _stated(usage, key) for key in _stated_units(usage)}
+    if names.AMOUNT in usage.attributes:
+        usage.amount = _stated(usage, names.AMOUNT)
+    elif not usage.units:
+        usage.units = {"call": Decimal(1)}
+    return _unknown(usage, input_includes_cache)
+
+
+def _unknown(usage: Usage, known_scopes: Mapping[str, bool]) -> str:
+    """Why an incomplete usage, or one that is read by guessing, is not charged."""
+    if usage.attributes.get(names.USAGE_UNKNOWN) == "true":
+        return "usage_unknown"
+    if usage.explicit:
+        return ""
+    if usage.scope not in known_scopes:
+        return "unknown_convention"
+    operation = usage.text(names.OPERATION)
+    complete = usage.text(names.INPUT) and (usage.text(names.OUTPUT) or operation == "embeddings")
+    finished = operation != "chat" or usage.text(names.FINISH_REASONS)
+    return "" if complete and finished else "usage_unknown"
+
+
+def _stated_units(usage: Usage) -> list[str]:
+    return [key for key in usage.attributes if key.startswith(names.UNITS)]
+
+
+def _stated(usage: Usage, key: str) -> Decimal:
+    return rounded(Decimal(usage.attributes[key]))
+
+
+def _wrong_number(usage: Usage) -> str:
+    """What is wrong with the first number that cannot be charged."""
+    texts = usage.attributes
+    tokens = [key for keys in _TOKEN_UNITS.values() for key in keys if key in texts]
+    stated = [key for key in (*_stated_units(usage), names.AMOUNT) if key in texts]
+    faults = [_number_fault(texts[key], _TOKENS_MAX, whole=True) for key in tokens]
+    faults += [_number_fault(texts[key], _AMOUNT_MAX, inexact=key in usage.doubles) for key in stated]
+    return next((found for found in faults if found), "")
+
+
+def _number_fault(text: str, largest: Decimal, whole: bool = False, inexact: bool = False) -> str:
+    if not _NUMBER.fullmatch(text):
+        return "not_a_number"
+    number = Decimal(text)
+    if number.is_signed():
+        return "negative_number"
+    if number > largest:
+        return "number_out_of_range"
+    fits = number == number.to_integral_value() if whole else inexact or number == rounded(number)
+    return "" if fits and len(text) <= _NUMBER_CHARACTERS_MAX else "number_not_exact"
