@@ -4,6 +4,7 @@ One thread, because the check against duplicates must see what the batch before 
 store has it; while the store is away everything else waits in the spool.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -205,6 +206,7 @@ class Inserter:
             else:
                 insert(client, self._spool, batch)
         except Exception as error:
+            self._discard_client()
             can_be_halved = batch.first_id != batch.last_id
             if is_permanent(error, attempt) or (can_be_halved and is_too_much(error, attempt)):
                 raise _Permanent(error) from error
@@ -229,9 +231,9 @@ class Inserter:
 
     def _set_aside(self, batch: Batch, error: Exception) -> None:
         if batch.signal is Signal.REPLAY:
-            logger.error("a quarantined row cannot be charged and stays in the quarantine: %s", error)
+            logger.error("a quarantined row cannot be charged and stays in the quarantine: %s", _brief(error))
         else:
-            logger.error("a request cannot be inserted and is kept in the quarantine: %s", error)
+            logger.error("a request cannot be inserted and is kept in the quarantine: %s", _brief(error))
             self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
             self.progress.requests_isolated += 1
         self._write(lambda: self._spool.forget(batch))
@@ -273,6 +275,13 @@ class Inserter:
             self._client = connect(self._settings.dsn)
         return self._client
 
+    def _discard_client(self) -> None:
+        """After an error the next call has a new client: chDB may put what is left of a failed answer before the next one."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close()
+
     def _attempt(self, what: Callable[[], T]) -> T:
         """Asks the store until it answers, refuses for good, or a stop has run out of time."""
         result = self._repeat(what)
@@ -299,14 +308,15 @@ class Inserter:
     def _failed(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, SpoolFailed):
-            logger.error("trying again: %s", error)
+            logger.error("trying again: %s", _brief(error))
             return
+        self._discard_client()
         # A first failure is news; the ones after it say the same.
         log = logger.warning if self.progress.store_up or state.attempt_number == 1 else logger.debug
         log(
             "the store did not answer as it should, trying again (%d bytes wait in the spool): %s",
             self._spool.bytes_waiting,
-            error,
+            _brief(error),
         )
         self.progress.store_up = False
         self.progress.failures += 1
@@ -320,6 +330,12 @@ class _Permanent(Exception):
 
 class _GaveUp(Exception):
     pass
+
+
+def _brief(error: BaseException | None) -> str:
+    """An error in one line of the log: what it is about is at its beginning, its cause at its end, a URL in between."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:150]} ... {text[-150:]}"
 
 
 def _take_batch(spool: Spool, bytes_max: int) -> list[Waiting]:
