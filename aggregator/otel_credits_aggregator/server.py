@@ -5,12 +5,15 @@ import contextlib
 import importlib.util
 import logging
 import os
+import shutil
 import signal
 import socket
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import grpc
 import uvicorn
@@ -41,6 +44,8 @@ class Aggregator:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.spool = Spool(settings.data_dir / "spool.sqlite", settings.spool_bytes_max, settings.retry_delay_s)
+        # Only now, because until the spool is open the folder may be another process's.
+        _use_temporary_folder(settings.data_dir / "tmp")
         self.intake = Intake(self.spool, settings.request_bytes_max)
         self.inserter = Inserter(self.spool, settings)
         self.metrics = AggregatorMetrics(settings, self.spool, self.intake, self.inserter)
@@ -81,6 +86,13 @@ class Aggregator:
         empty = self.inserter.stop(self.settings.stop_timeout_s)
         self.spool.close()
         return empty
+
+
+def _use_temporary_folder(folder: Path) -> None:
+    """Has temporary files written here, and removes what an earlier process left: the embedded store makes one an insert."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder.resolve())
 
 
 def serve(settings: Settings) -> int:

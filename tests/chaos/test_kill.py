@@ -27,13 +27,18 @@ def kill_at_a_random_moment(aggregator: AggregatorProcess, rng: random.Random) -
 def kill_often(data_dir: Path, kills: int) -> None:
     seed, oracle = new_seed(), Oracle()
     rng = random.Random(seed)
-    with AggregatorProcess(data_dir, SETTINGS) as aggregator:
+    elsewhere = data_dir / "elsewhere"
+    elsewhere.mkdir()
+    with AggregatorProcess(data_dir / "data", {**SETTINGS, "TMPDIR": str(elsewhere)}) as aggregator:
         with sending(aggregator, seed, oracle, CLIENTS) as sent:
             for _ in range(kills):
                 kill_at_a_random_moment(aggregator, rng)
         sums = assert_nothing_lost_or_doubled(aggregator, oracle, sent)
         assert sums.duplicate > 0
         assert sums.quarantined > 0
+        assert aggregator.terminate() == 0
+    # What the store was given is nowhere but in the data folder, whatever moment it was killed at.
+    assert [*elsewhere.iterdir(), *(data_dir / "data" / "tmp").iterdir()] == []
 
 
 def test_thirty_kills_lose_and_double_nothing(tmp_path: Path) -> None:

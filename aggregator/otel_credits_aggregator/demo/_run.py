@@ -180,11 +180,23 @@ def _account(row: dict[str, Any]) -> Account:
 
 def _print_sums(api: Api, accounts: dict[str, Account], console: Console) -> None:
     """Print what became of all spans, and the sums over all users."""
-    counts = api.accounting()
+    counts = _settled_accounting(api)
     words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if name != "received")
     console.print(f"{counts['received']} spans received: {words}")
     consumed = sum((account.consumed for account in accounts.values()), Decimal(0))
     console.print(f"consumed by all: {exactly(consumed)} credits")
+
+
+def _settled_accounting(api: Api) -> dict[str, int]:
+    """The sums once every span has its outcome; the apps' own traces come in a little after the usage."""
+    seen: list[dict[str, int]] = []
+
+    def adds_up() -> bool:
+        seen.append(api.accounting())
+        return seen[-1]["received"] == sum(count for name, count in seen[-1].items() if name != "received")
+
+    wait_until(adds_up, DRAIN_TIMEOUT_S, "every span has an outcome", interval_s=DRAIN_POLL_S)
+    return seen[-1]
 
 
 def _keep(stack: Stack, console: Console) -> None:
