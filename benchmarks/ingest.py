@@ -45,7 +45,7 @@ class _Pair:
 
 def run(quick: bool) -> Report:
     """Measures both request sizes."""
-    size = _Size(8192, 1) if quick else _Size(786_432, 5)
+    size = _Size(8192, 1) if quick else _Size(524_288, 5)
     figures: list[Figure] = []
     for spans in _REQUEST_SPANS:
         with TemporaryDirectory(prefix="otel-credits-bench-") as folder:

@@ -5,6 +5,9 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from otel_credits_aggregator.spool import Batch
 from support.chain import STORED_TABLES, Chain
 from support.otlp_build import (
     ACTION,
@@ -35,12 +38,12 @@ OFFICIAL_SCOPE = "opentelemetry.instrumentation.genai.anthropic"
 SDK_SCOPE = "com.anthropic.sdk.python"
 
 
-def five_usages() -> list:
+def five_usages() -> list[Span]:
     """Five spans of one credit each, of four users."""
     return [usage_span({USER: f"user-{number % 4}"}) for number in range(5)]
 
 
-def llm_call(response_id: str, **fields):
+def llm_call(response_id: str, **fields: Any) -> Span:
     """The span of an LLM call as a GenAI instrumentation emits it."""
     attributes = {
         OPERATION: "chat",
@@ -117,6 +120,15 @@ def test_copies_far_apart_in_a_large_insert(chain: Chain) -> None:
     chain.insert(batch)
     assert chain.outcomes() == {"charged": number, "duplicate": number}
     chain.assert_sums_agree()
+
+
+def test_copies_among_many_small_requests(chain: Chain) -> None:
+    """The same for copies that many requests are between: an insert of thousands of requests is one block too."""
+    number = 5_000
+    usages = [usage_span(span_id=index.to_bytes(8), trace_id=b"0123456789abcdef") for index in range(1, number + 1)]
+    requests = [traces(usage) for usage in usages]
+    chain.send(*requests, *requests)
+    assert chain.outcomes() == {"charged": number, "duplicate": number}
 
 
 def test_a_data_point_twice(chain: Chain) -> None:
@@ -224,7 +236,7 @@ ALONE = [frozenset({table}) for table in STORED_TABLES[1:-1]]
 ALL_SUBSETS = [frozenset(some) for size in range(1, 9) for some in combinations(STORED_TABLES, size)]
 
 
-def a_bit_of_everything() -> tuple:
+def a_bit_of_everything() -> tuple[ExportTraceServiceRequest, ...]:
     """Two requests; the second repeats some usages of the first and has every outcome."""
     usages = [usage_span({USER: f"user-{number}", USER_EMAIL: f"{number}@example.org"}) for number in range(5)]
     keyed = [usage_span({KEY: "k", AMOUNT: amount}) for amount in ("1", "1", "2")]
@@ -234,7 +246,7 @@ def a_bit_of_everything() -> tuple:
     )
 
 
-def leave_out(chain: Chain, tables: frozenset[str], batches: tuple) -> None:
+def leave_out(chain: Chain, tables: frozenset[str], batches: tuple[Batch, ...]) -> None:
     """Makes the store as if these tables had got nothing of the batches: rows and memory of tokens are gone."""
     for table in tables:
         chain.command(f"TRUNCATE TABLE {table}")

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otel_credits_aggregator import replay
 from otel_credits_aggregator.replay import PriceWatch, halves_of_replay, quarantined_ids, replay_batch, run_replay
 from otel_credits_aggregator.spool import Batch
@@ -58,7 +59,7 @@ def replay_all(chain: Chain, *reasons: str, user_id: str | None = None) -> int:
     return len(json.loads(batch.fields))
 
 
-def waiting(number: int = 3, **attributes: Any) -> list:
+def waiting(number: int = 3, **attributes: Any) -> list[Span]:
     """Unpriced usages of different quantities of the unit `page`."""
     return [usage_span({AMOUNT: None, UNITS + "page": n + 1, USER: f"user-{n}", **attributes}) for n in range(number)]
 

@@ -55,10 +55,10 @@ class Chain:
     def compose(self, *requests: Message, **settings: Any) -> Batch:
         """Makes requests of one signal durable and a batch of them, without inserting it."""
         signal = Signal.TRACES if isinstance(requests[0], ExportTraceServiceRequest) else Signal.METRICS
-        ids = [
-            self.spool.append(signal, request.SerializeToString(), item_count(signal, request)).result()
-            for request in requests
+        futures = [
+            self.spool.append(signal, request.SerializeToString(), item_count(signal, request)) for request in requests
         ]
+        ids = [future.result() for future in futures]
         fields = settings_fields(self.settings.model_copy(update=settings), self.spool.receiver)
         batch = Batch(str(uuid.uuid4()), signal, ids[0], ids[-1], fields)
         self.spool.compose(batch)

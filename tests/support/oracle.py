@@ -164,7 +164,7 @@ class Oracle:
             key=lambda row: (row.action == usage.action, ranks[row.model], row.effective_us, row.created_us),
             default=None,
         )
-        return best and best.credits
+        return best.credits if best else None
 
     def _is_first_and_undated(self, row: Price) -> bool:
         """Whether a row was made without a date, and is the first of its action, model and unit."""

@@ -177,7 +177,12 @@ def _point(resource: Any, scope: Any, metric: Any, point: Any, received_us: int,
         defect=_metric_defect(metric, kind, value) or twice,
         received_us=received_us,
         settings=settings,
-        series=(_frozen(resource.resource.attributes), scope.scope.name, _frozen(point.attributes), times),
+        series=(
+            _frozen(resource.resource.attributes),
+            (scope.scope.name, scope.scope.version),
+            _frozen(point.attributes),
+            times,
+        ),
     )
 
 
@@ -287,7 +292,7 @@ def _unknown(usage: Usage, known_scopes: Mapping[str, bool]) -> str:
         return "unknown_convention"
     operation = usage.text(names.OPERATION)
     complete = usage.text(names.INPUT) and (usage.text(names.OUTPUT) or operation == "embeddings")
-    finished = operation != "chat" or usage.text(names.FINISH_REASONS)
+    finished = operation != "chat" or usage.text(names.FINISH_REASONS, names.STOP_REASON)
     return "" if complete and finished else "usage_unknown"
 
 

@@ -46,6 +46,7 @@ RESPONSE_MODEL: Final = "gen_ai.response.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
 OPERATION: Final = "gen_ai.operation.name"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+STOP_REASON: Final = "anthropic.message.stop_reason"
 OPENINFERENCE_KIND: Final = "openinference.span.kind"
 LLM_REQUEST_TYPE: Final = "llm.request.type"
 

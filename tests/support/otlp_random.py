@@ -172,7 +172,7 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
             ]
         )
     )
-    finish = {} if _one_in(draw, 6) else {names.FINISH_REASONS: ["stop"]}
+    finish = draw(st.sampled_from([{names.FINISH_REASONS: ["stop"]}] * 4 + [{names.STOP_REASON: "end_turn"}, {}]))
     return draw(_who_and_what()) | draw(_tokens()) | dict([kind]) | finish
 
 
