@@ -6,6 +6,7 @@ Not checked here: that the images exist and start, and what ClickHouse and Grafa
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_the_loader_of_docker_compose_accepts_the_file(compose: dict[str, Any]) -> None:
     """Docker Compose's own loader checks the file against the specification and its parts against each other."""
-    if shutil.which("go") is None:
+    if shutil.which("go") is None and not os.environ.get("CI"):
         pytest.skip("Docker Compose's loader is built with Go, which is not installed")
     command = ["go", "run", LOADER, "--format", "json", str(COMPOSE)]
     done = subprocess.run(

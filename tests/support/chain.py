@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otel_credits_aggregator.batch_insert import insert
 from otel_credits_aggregator.envelope import settings_fields
-from otel_credits_aggregator.migrations import migrate
+from otel_credits_aggregator.migrations import clickhouse_folder, migrate
 from otel_credits_aggregator.otlp import Signal, item_count
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
@@ -111,6 +111,8 @@ class Chain:
 
     def assert_sums_agree(self) -> None:
         """The accounting of promise 3, and running totals that are the sum of the events (promise 8)."""
+        reconcile = (clickhouse_folder() / "queries" / "reconcile.sql").read_text("utf-8")
+        assert self.rows(reconcile.rstrip().rstrip(";"), user_id="") == []
         received = sum(self.spool.received().values())
         assert sum(self.outcomes().values()) == received
         self.assert_totals_are_the_events()

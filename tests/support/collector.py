@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -34,7 +35,7 @@ def collector_binary() -> Path:
     path = Path(_build("--print-path").stdout.strip())
     if path.exists():
         return path
-    if shutil.which("go") is None:
+    if shutil.which("go") is None and not os.environ.get("CI"):
         pytest.skip("the Collector is not built and Go is not installed: install Go, then `make collector`")
     done = _build()
     if done.returncode != 0:
