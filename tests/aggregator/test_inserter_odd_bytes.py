@@ -17,7 +17,7 @@ from support.otlp_mutations import mutated
 
 pytest_plugins = ("support.chain",)
 
-REQUESTS = 50
+REQUESTS = 30
 
 
 def an_odd_request(rng: random.Random) -> tuple[Signal, bytes]:

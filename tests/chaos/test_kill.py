@@ -49,5 +49,5 @@ def test_thirty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1_800)
 def test_many_kills_lose_and_double_nothing(tmp_path: Path) -> None:
-    """The same with 200 kills."""
-    kill_often(tmp_path, kills=200)
+    """The same with 100 kills."""
+    kill_often(tmp_path, kills=100)
