@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,8 @@ _README = Path(__file__).parent / "README.md"
 def main() -> int:
     """Returns the exit code: 0 measured (whether or not the targets are reached)."""
     options = _arguments()
+    # So that the processes and folders of a run that is ended from outside end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     chosen = options.names or list(BENCHMARKS)
     load, began = load_per_core(), time.monotonic()
     if load > LOAD_HIGH_PER_CORE:

@@ -62,7 +62,7 @@ _PRAGMAS = (
 )
 _COMMIT_BYTES_MAX = 16 << 20
 # The newest requests are kept in memory too, up to so many bytes, so that inserting them need not read them back.
-_RECENT_BYTES_MAX = 64 << 20
+_RECENT_BYTES_MAX = 24 << 20
 
 _Write = Callable[[sqlite3.Connection], Any]
 

@@ -269,7 +269,7 @@ def patient_get(url: str) -> None:
 def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
     store: ClickHouseHttp, aggregator: AggregatorProcess
 ) -> None:
-    """With the store standing still and more API calls waiting than there are threads, OTLP is acknowledged on."""
+    """With the store standing still and more API calls waiting than there are threads, OTLP, /readyz and /metrics work."""
     store.pause()
     waiting = [
         threading.Thread(target=patient_get, args=(f"{aggregator.url}/api/v1/events",), daemon=True) for _ in range(60)
@@ -281,6 +281,10 @@ def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
     for _ in range(5):
         assert post(aggregator.http_endpoint, one_credit()).is_success
     assert time.monotonic() - started < 5
+    assert httpx.get(f"{aggregator.url}/readyz", timeout=5).status_code == 200
+    metrics = aggregator.metrics()
+    assert metrics["otel_credits_spans_received_total"] == 5
+    assert "otel_credits_spans_charged_total" not in metrics
     store.resume()
     settle(aggregator)
     assert_exact(aggregator, {USER_ID: Decimal(5)})
