@@ -54,7 +54,9 @@ def test_the_first_user_attribute_pays(chain: Chain, names: dict[str, str], expe
 @pytest.mark.parametrize("last", range(8))
 def test_up_to_eight_attributes_may_name_the_payer(chain: Chain, last: int) -> None:
     """OTEL_CREDITS_USER_ATTRIBUTES replaces the list, and the first of them that is there pays."""
-    chain.send(traces(span({**USAGE, USER: "not listed", **{name: name for name in EIGHT[last:]}})), user_attributes=EIGHT)
+    chain.send(
+        traces(span({**USAGE, USER: "not listed", **{name: name for name in EIGHT[last:]}})), user_attributes=EIGHT
+    )
     assert payers(chain) == [EIGHT[last]]
 
 
@@ -78,7 +80,9 @@ def test_users_of_the_resource_do_not_pay(chain: Chain) -> None:
 def test_the_email_of_a_charged_usage_is_known(chain: Chain) -> None:
     """user.email fills the view `users`, the newest counts, and what is not charged says nothing."""
     chain.send(traces(usage_span({USER: "a", USER_EMAIL: "a@old"}), usage_span({USER: "b"})))
-    chain.send(traces(usage_span({USER: "a", USER_EMAIL: "a@new"}), usage_span({USER: "c", USER_EMAIL: "c@x", AMOUNT: "-1"})))
+    chain.send(
+        traces(usage_span({USER: "a", USER_EMAIL: "a@new"}), usage_span({USER: "c", USER_EMAIL: "c@x", AMOUNT: "-1"}))
+    )
     chain.send(traces(usage_span({USER: "a"})))
     assert emails(chain) == {"a": "a@new"}
 
