@@ -36,8 +36,10 @@ USERS = ["alice", "bob", "carol", "dave", "u'\"\\\0ß"] * 3 + ["", None]
 ACTIONS = ["chat", "report", "sync"]
 MODELS = ["claude-x", "claude-x-20250929", "claude-x@20250929", "gpt-y-2025-08-07", None]
 UNIT_NAMES = ["call", "second", "image", "input_token", "output_token", "cache_read_token", "reasoning_token"]
+# The units that most usages have, so that prices which differ in their date or model are asked for.
+OFTEN_USED = ["call", "call", "input_token", "output_token", "second"]
 KEYS = [None] * 6 + ["key-1", "key-2", "key-3"]
-RESPONSES = [None] * 4 + ["msg-1", "msg-2", "msg-3"]
+RESPONSES = [None] * 3 + ["msg-1", "msg-2", "msg-3"]
 
 
 def _us(*when: int) -> int:
@@ -146,11 +148,9 @@ def _who_and_what(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def _explicit(draw: st.DrawFn) -> dict[str, Any]:
-    quantities = draw(
-        st.one_of(
-            _AMOUNT, _UNITS, _tokens(), st.just({}), st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])
-        )
-    )
+    both = st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])
+    kinds = [_AMOUNT, _UNITS, _UNITS, _tokens(), _tokens(), st.just({}), st.just({}), both]
+    quantities = draw(draw(st.sampled_from(kinds)))
     found = draw(_who_and_what()) | {names.ACTION: draw(st.sampled_from(ACTIONS))} | quantities
     if quantities and _one_in(draw, 10):
         found[draw(st.sampled_from(sorted(quantities)))] = draw(st.sampled_from(WRONG_NUMBERS))
@@ -291,22 +291,20 @@ _PRICE_CREDITS = st.one_of(
 def _price(draw: st.DrawFn, number: int) -> Price:
     # Two rows are never made in the same microsecond, since nothing would say which of them counts.
     created_us = _us(2025, 3, 1) + number
-    effective_us = draw(st.sampled_from([created_us, created_us, _us(2000, 1, 1), *_EDGES_US]))
-    action, model = (
-        draw(st.sampled_from([*ACTIONS, "ai_call", "*", "*"])),
-        draw(st.sampled_from(["claude-x", "claude-x-20250929", "gpt-y", "*", "*"])),
-    )
-    return Price(action, model, draw(st.sampled_from(UNIT_NAMES)), draw(_PRICE_CREDITS), effective_us, created_us)
+    effective_us = draw(st.sampled_from([created_us, *_EDGES_US]))
+    action = draw(st.sampled_from([*ACTIONS, "ai_call", "*", "*"]))
+    model = draw(st.sampled_from(["claude-x", "claude-x-20250929", "gpt-y", "*", "*"]))
+    return Price(action, model, draw(st.sampled_from(OFTEN_USED)), draw(_PRICE_CREDITS), effective_us, created_us)
 
 
 @st.composite
 def _book(draw: st.DrawFn) -> list[Price]:
-    basic = draw(st.lists(st.sampled_from(UNIT_NAMES), unique=True, min_size=4))
+    basic = draw(st.lists(st.sampled_from(UNIT_NAMES), unique=True, min_size=5))
     rows = [
         Price("*", "*", unit, draw(_PRICE_CREDITS), _us(2000, 1, 1), _us(2025, 2, 1) + n)
         for n, unit in enumerate(basic)
     ]
-    return rows + [draw(_price(number)) for number in range(draw(st.integers(0, 8)))]
+    return rows + [draw(_price(number)) for number in range(draw(st.integers(3, 12)))]
 
 
 @st.composite
