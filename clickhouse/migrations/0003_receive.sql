@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS otlp_traces
 (
     envelope Tuple(batch_id String, received_at_us Int64, charge_genai Bool, user_attributes Array(String), default_user String, receiver String),
     resource_spans Array(Tuple(
-        resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5))))),
+        resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7))))),
         scope_spans Array(Tuple(
             scope Tuple(name String, version String),
             spans Array(Tuple(
@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS otlp_traces
                 kind Int32,
                 start_time_unix_nano UInt64,
                 end_time_unix_nano UInt64,
-                attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5)))),
+                attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7)))),
                 status Tuple(code Int32)
             ))
         ))
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS otlp_metrics
 (
     envelope Tuple(batch_id String, received_at_us Int64, charge_genai Bool, user_attributes Array(String), default_user String, receiver String),
     resource_metrics Array(Tuple(
-        resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5))))),
+        resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, kvlist_value String, bytes_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7))))),
         scope_metrics Array(Tuple(
             scope Tuple(name String, version String),
             metrics Array(Tuple(
@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS otlp_metrics
                     as_double Float64,
                     as_int Int64,
                     number Enum8('no' = 0, 'as_double' = 4, 'as_int' = 6),
-                    attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5)))),
+                    attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, kvlist_value String, bytes_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7)))),
                     flags UInt32
                 ))),
                 sum Tuple(data_points Array(Tuple(
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS otlp_metrics
                     as_double Float64,
                     as_int Int64,
                     number Enum8('no' = 0, 'as_double' = 4, 'as_int' = 6),
-                    attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5)))),
+                    attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, kvlist_value String, bytes_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7)))),
                     flags UInt32
                 )), aggregation_temporality Int32, is_monotonic Bool),
                 histogram Tuple(data_points Array(Tuple(time_unix_nano UInt64))),

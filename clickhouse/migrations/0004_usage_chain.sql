@@ -136,7 +136,7 @@ SELECT
     toInt32(0) AS status_code,
     p.start_time_unix_nano AS start_time_unix_nano,
     p.time_unix_nano AS end_time_unix_nano,
-    hex(sipHash128(toString(arraySort(rm.resource.attributes)), sm.scope.name, toString(arraySort(p.attributes)))) AS series,
+    hex(sipHash128(toString(arraySort(rm.resource.attributes)), sm.scope.name, sm.scope.version, toString(arraySort(p.attributes)))) AS series,
     mapUpdate(mapUpdate(map('credits.action_type', ''), texts),
         map(unit_key, if(p.number = 'as_int', toString(p.as_int), toString(p.as_double)))) AS attributes,
     if(p.number = 'as_double', [unit_key], []) AS double_keys,

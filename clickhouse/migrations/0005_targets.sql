@@ -91,10 +91,12 @@ SELECT
 FROM judged_usages WHERE outcome = 'quarantined';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_profiles_mv TO user_profiles AS
-SELECT user_id AS id, any(user_email) AS email, '' AS name, max(received_at) AS updated_at
+SELECT user_id AS id, argMax(user_email, received_at) AS email, '' AS name, max(received_at) AS updated_at
 FROM judged_usages
 WHERE user_email != '' AND outcome = 'charged'
-    AND (user_id, user_email) NOT IN (SELECT id, email FROM user_profiles WHERE id IN (SELECT user_id FROM judged_usages WHERE user_email != ''))
+    AND (user_id, user_email) NOT IN (
+        SELECT id, argMaxIf(email, updated_at, email != '') FROM user_profiles
+        WHERE id IN (SELECT user_id FROM judged_usages WHERE user_email != '') GROUP BY id)
 GROUP BY user_id;
 
 -- Spans and data points that no view above looks at. The conditions are the opposite of those in span_candidates_mv and
