@@ -17,6 +17,9 @@ DESCRIPTION: Final = "credits.description"
 RESOURCE_ID: Final = "credits.resource_id"
 RESOURCE_TYPE: Final = "credits.resource_type"
 METADATA_PREFIX: Final = "credits.metadata."
+# The usages of one process, numbered from 1 without a gap, so that a missing one is seen (with the instance id below).
+SEQ: Final = "credits.seq"
+SERVICE_INSTANCE_ID: Final = "service.instance.id"
 # The action happened, and nobody said how much was used: the aggregator quarantines it instead of charging nothing.
 USAGE_UNKNOWN: Final = "credits.usage_unknown"
 
@@ -46,4 +49,10 @@ CELERY_HEADER: Final = "credits_baggage"
 COUNTER_RECORDED: Final = "credits.client.recorded"
 COUNTER_EXPORTED: Final = "credits.client.exported"
 COUNTER_FAILED: Final = "credits.client.failed"
+COUNTER_WAITING: Final = "credits.client.waiting"
 FAILED_REASON: Final = "credits.client.reason"
+
+# The instrumentation scopes of these counters: as the library reports them itself, for the aggregator to compare, and
+# as the app's own meter provider exports them, for dashboards. The aggregator must not take one for the other.
+METER_REPORTS: Final = "otel_credits"
+METER_OF_THE_APP: Final = "otel_credits.app"

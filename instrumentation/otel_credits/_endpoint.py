@@ -19,6 +19,7 @@ from otel_credits._settings import DEFAULT_ENDPOINT, Settings
 
 Protocol = Literal["grpc", "http"]
 _TRACES_PATH = "/v1/traces"
+_METRICS_PATH = "/v1/metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +72,14 @@ def _with_traces_path(url: str) -> str:
     parts = urlsplit(url)
     path = parts.path.rstrip("/")
     path = path if path.endswith(_TRACES_PATH) else path + _TRACES_PATH
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
+
+
+def metrics_url(traces_url: str) -> str | None:
+    """Where the OTLP/HTTP receiver behind `traces_url` takes metrics. None if the path does not tell."""
+    parts = urlsplit(traces_url)
+    path = parts.path.rstrip("/")
+    if not path.endswith(_TRACES_PATH):
+        return None
+    path = path.removesuffix(_TRACES_PATH) + _METRICS_PATH
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))

@@ -10,15 +10,20 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits._guard import say_once
-from otel_credits._queue import REJECTED, UsageQueue
+from otel_credits._queue import REJECTED, Stats, UsageQueue
+from otel_credits._reports import Reports
 from otel_credits._senders import Answer, Sender, SenderFactory, Verdict
 from otel_credits._settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 logger = logging.getLogger("otel_credits")
 
@@ -26,6 +31,8 @@ logger = logging.getLogger("otel_credits")
 _UNCLEAR_ATTEMPTS_MAX = 8
 _RETRY_AFTER_MAX_S = 60.0
 _LOG_EVERY_S = 30.0
+# A report of the counters may not hold the usage up for longer.
+_REPORT_TIMEOUT_MAX_S = 3.0
 
 # Connections of a parent process. A forked child keeps them untouched: to close one would be to speak on it.
 _left_to_the_parent: list[Sender | None] = []
@@ -34,8 +41,18 @@ _left_to_the_parent: list[Sender | None] = []
 class ExportThread:
     """Sends what is in `queue`. Started with the first usage, and again in a forked child."""
 
-    def __init__(self, queue: UsageQueue, factory: SenderFactory, settings: Settings) -> None:
+    def __init__(
+        self,
+        queue: UsageQueue,
+        factory: SenderFactory,
+        settings: Settings,
+        counters: Callable[[Stats], ExportMetricsServiceRequest],
+    ) -> None:
         self._queue = queue
+        self._counters = counters
+        self._reports = Reports(queue.stats, settings.counters_interval_s)
+        # Set by whoever waits for a last report, with the event that says it was tried.
+        self._report_wanted: threading.Event | None = None
         self._factory = factory
         self._settings = settings
         self._sender: Sender | None = None
@@ -83,6 +100,14 @@ class ExportThread:
             self._wake.set()
             return queue.state.wait_for(lambda: queue.done() >= target, max(0.0, deadline - time.monotonic()))
 
+    def report(self, timeout_s: float) -> None:
+        """Wait until the receiver was told the counters as they are now, or until that failed, or the timeout."""
+        if self._thread is None or self._reports.due(now=True) is None:
+            return
+        tried = self._report_wanted = threading.Event()
+        self._wake.set()
+        tried.wait(timeout_s)
+
     def stop(self, timeout_s: float) -> None:
         """End the thread. What waits stays in the queue."""
         self._stopping = True
@@ -97,7 +122,7 @@ class ExportThread:
     def reset_after_fork(self) -> None:
         """In a forked child: the thread and the connection stayed with the parent."""
         _left_to_the_parent.append(self._sender)
-        self.__init__(self._queue, self._factory, self._settings)  # type: ignore[misc]
+        self.__init__(self._queue, self._factory, self._settings, self._counters)  # type: ignore[misc]
 
     def _run(self) -> None:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
@@ -106,6 +131,7 @@ class ExportThread:
                 self._wake.wait(self._pause_s())
                 self._wake.clear()
                 self._round()
+                self._report()
         finally:
             detach(token)
 
@@ -126,6 +152,33 @@ class ExportThread:
             # Nothing here is expected to raise. The thread must outlive what is unexpected: it is asked again later.
             logger.exception("credits: the export thread met an unexpected error; it goes on")
             self._back_off(Answer(Verdict.RETRY))
+
+    def _report(self) -> None:
+        """Send the counters, if it is time for that and the receiver is there."""
+        wanted, self._report_wanted = self._report_wanted, None
+        try:
+            stats = self._reports.due(now=wanted is not None)
+            if stats is not None and not self._stopping and time.monotonic() >= self._idle_until:
+                self._send_report(stats)
+        except Exception:
+            logger.debug("credits: the counters could not be sent", exc_info=True)
+            self._reports.failed(for_good=False)
+        finally:
+            if wanted is not None:
+                wanted.set()
+
+    def _send_report(self, stats: Stats) -> None:
+        if self._sender is None:
+            self._sender = self._factory()
+        timeout_s = min(self._settings.export_timeout_s, _REPORT_TIMEOUT_MAX_S)
+        answer = self._sender.report(self._counters(stats), timeout_s)
+        if answer.verdict is Verdict.DELIVERED:
+            self._reports.sent(stats)
+            return
+        for_good = answer.verdict in (Verdict.REFUSED_DATA, Verdict.REFUSED_SENDER)
+        self._reports.failed(for_good=for_good)
+        if for_good and answer.detail:
+            say_once("counters", logging.INFO, "credits: the receiver does not take the counters: %s", answer.detail)
 
     def _send_one(self) -> bool:
         """Send the oldest batch. False: there is nothing to send, or a wait comes first."""

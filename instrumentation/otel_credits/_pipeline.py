@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing import util as multiprocessing_util
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -21,12 +22,17 @@ from otel_credits._amounts import AttributeValue
 from otel_credits._attributes import ACTION_TYPE
 from otel_credits._exporter import ExportThread
 from otel_credits._guard import report_dropped
+from otel_credits._instance import Instance
 from otel_credits._processor import CreditsSpanProcessor
 from otel_credits._provider import ProviderHook
-from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, UsageQueue, estimated_bytes
+from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, Stats, UsageQueue, estimated_bytes
+from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
-from otel_credits._usage import usage_span
+from otel_credits._usage import span_like, usage_span
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 logger = logging.getLogger("otel_credits")
 
@@ -42,8 +48,11 @@ class Pipeline:
     def __init__(self, settings: Settings, factory: SenderFactory) -> None:
         self.settings = settings
         self.queue = UsageQueue(spans_max=settings.queue_spans_max, bytes_max=settings.queue_bytes_max)
-        self.thread = ExportThread(self.queue, factory, settings)
+        self.instance = Instance()
+        self.thread = ExportThread(self.queue, factory, settings, self._counters)
         self._resource: Resource | None = None
+        # The resource of an app's span, and the same with our instance id.
+        self._stamped: tuple[Resource, Resource] | None = None
         self._hook: ProviderHook | None = None
         self._refused_logged_at = 0.0
         self._lost_reported = 0
@@ -55,7 +64,7 @@ class Pipeline:
         self.queue.spans_max, self.queue.bytes_max = settings.queue_spans_max, settings.queue_bytes_max
         self.queue.closed = False
         self._resource = None
-        self.thread = ExportThread(self.queue, factory, settings)
+        self.thread = ExportThread(self.queue, factory, settings, self._counters)
         if self.queue.stats().waiting:
             self.thread.start()
 
@@ -73,10 +82,11 @@ class Pipeline:
 
     def accept_span(self, span: ReadableSpan) -> None:
         """Record a usage that the app made a span of."""
-        self._accept(span, span.attributes or {})
+        attributes: dict[str, Any] = {**(span.attributes or {})}
+        self._accept(span_like(span, attributes, self._stamp(span.resource)), attributes)
 
-    def _accept(self, span: ReadableSpan, attributes: Mapping[str, object]) -> None:
-        if not self.queue.put(span, estimated_bytes(attributes)):
+    def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
+        if not self.queue.put(span, estimated_bytes(attributes), attributes):
             self._refused()
             return
         if not self.thread.started:
@@ -112,13 +122,21 @@ class Pipeline:
             lost, self._lost_reported = self.queue.lost() - self._lost_reported, self.queue.lost()
         return settled and lost == 0
 
+    def flush_at_end(self, timeout_s: float | None = None) -> bool:
+        """Flush, then let the receiver know the final counters if there is time: the process may end at once."""
+        deadline = time.monotonic() + (self.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        delivered = self.flush(max(0.0, deadline - time.monotonic()))
+        if delivered:
+            self.thread.report(max(0.0, deadline - time.monotonic()))
+        return delivered
+
     def shutdown(self, timeout_s: float | None = None) -> bool:
         """Deliver what waits, then take nothing more. Whether everything was delivered."""
         if self.queue.closed:
             return True
         for finish in before_shutdown:
             finish()
-        delivered = self.flush(self.settings.shutdown_timeout_s if timeout_s is None else timeout_s)
+        delivered = self.flush_at_end(timeout_s)
         self.queue.closed = True
         self.thread.stop(timeout_s=1.0)
         given_up = self.queue.give_up_waiting(SHUTDOWN)
@@ -132,8 +150,18 @@ class Pipeline:
         resource = found if isinstance(found, Resource) else Resource.create()
         if self.settings.service_name:
             resource = resource.merge(Resource({SERVICE_NAME: self.settings.service_name}))
-        self._resource = resource
-        return resource
+        self._resource = self.instance.stamp(resource)
+        return self._resource
+
+    def _stamp(self, resource: Resource) -> Resource:
+        stamped = self._stamped
+        if stamped is None or stamped[0] is not resource:
+            self._stamped = stamped = (resource, self.instance.stamp(resource))
+        return stamped[1]
+
+    def _counters(self, stats: Stats) -> ExportMetricsServiceRequest:
+        resource = self._resource or self._find_resource()
+        return counters_request(stats, resource, started_ns=self.instance.started_ns)
 
     def forget_resource(self) -> None:
         """The app has another tracer provider now: ask it for its resource at the next usage."""
@@ -143,5 +171,6 @@ class Pipeline:
         """In a forked child: nothing of the parent's waits here, and no thread runs."""
         self.queue.reset_after_fork()
         self.thread.reset_after_fork()
-        self._resource = None
+        self.instance = Instance()
+        self._resource = self._stamped = None
         self._lost_reported = 0

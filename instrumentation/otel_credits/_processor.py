@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
 from otel_credits._context import current_user
 from otel_credits._guard import say_once
+from otel_credits._usage import span_like
 
 
 class CreditsSpanProcessor(SpanProcessor):
@@ -72,17 +73,4 @@ def _with_user(span: ReadableSpan) -> ReadableSpan:
     user = current_user()
     if user is None:
         return span
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes={**attributes, CREDITS_USER_ID: user},
-        events=span.events,
-        links=span.links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )
+    return span_like(span, {**attributes, CREDITS_USER_ID: user}, span.resource)

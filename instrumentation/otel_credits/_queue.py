@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 
 from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_credits._amounts import AttributeValue
+from otel_credits._attributes import SEQ
 
 # What a span weighs beside its text: ids, times, names of attributes, and Python's own overhead.
 _SPAN_BYTES = 1000
@@ -73,15 +76,19 @@ class UsageQueue:
         self._done = 0
         self._exported = 0
         self._failed: Counter[str] = Counter()
+        # `next()` of it is atomic: threads get different numbers without a lock.
+        self._numbers = count(1)
 
-    def put(self, span: ReadableSpan, size_bytes: int) -> bool:
-        """Take a usage. False means that it was refused, because the queue is full or closed."""
+    def put(self, span: ReadableSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]) -> bool:
+        """Take a usage, and number it in `attributes`, which are the span's own. False means that it was refused,
+        because the queue is full or closed."""
         if (
             self.closed
             or len(self._inbox) + len(self._held) >= self.spans_max
             or self._inbox_bytes + self._held_bytes + size_bytes > self.bytes_max
         ):
             return False
+        attributes[SEQ] = next(self._numbers)
         self._inbox_bytes += size_bytes
         self._inbox.append((span, size_bytes))
         return True

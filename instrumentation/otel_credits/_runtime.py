@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ class CapturingPipeline(Pipeline):
         super().__init__(Settings(), _no_sender)
         self._add = add
 
-    def _accept(self, span: ReadableSpan, attributes: Mapping[str, object]) -> None:
+    def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
         self._add(span)
 
 
@@ -102,6 +102,7 @@ def configure(
     retry_initial_s: float | None = None,
     retry_max_s: float | None = None,
     shutdown_timeout_s: float | None = None,
+    counters_interval_s: float | None = None,
     exporter: SpanExporter | None = None,
 ) -> None:
     """Set the library up. What is not given is read from the environment (see instrumentation/README.md, "Settings").

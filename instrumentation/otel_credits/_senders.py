@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_credits._endpoint import Endpoint
+from otel_credits._endpoint import Endpoint, metrics_url
 from otel_credits._guard import say_once
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 
 class Verdict(Enum):
@@ -53,6 +57,9 @@ class Sender(Protocol):
 
     def send(self, spans: Sequence[ReadableSpan], timeout_s: float) -> Answer:
         """Make one attempt to deliver `spans`. Does not raise."""
+
+    def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
+        """Make one attempt to deliver the counters."""
 
     def close(self) -> None:
         """Drop connections. An attempt under way ends soon."""
@@ -95,21 +102,23 @@ def sender_factory(endpoint: Endpoint, timeout_s: float) -> SenderFactory:
 
 
 def _grpc_factory(url: str, timeout_s: float) -> SenderFactory:
+    import opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc  # noqa: F401
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     def make() -> Sender:
         exporter: Any = OTLPSpanExporter(endpoint=url, timeout=timeout_s, channel_options=_CHANNEL_OPTIONS)  # type: ignore[arg-type]
-        return _single_attempts(exporter, GrpcSender, ("_client.Export", "_headers", "_translate_data"))
+        return _single_attempts(exporter, GrpcSender, ("_client.Export", "_headers", "_translate_data", "_channel"))
 
     return make
 
 
 def _http_factory(url: str, timeout_s: float) -> SenderFactory:
+    import opentelemetry.proto.collector.metrics.v1.metrics_service_pb2  # noqa: F401
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     def make() -> Sender:
         exporter: Any = OTLPSpanExporter(endpoint=url, timeout=timeout_s)
-        return _single_attempts(exporter, HttpSender, ("_client._compress", "_client._submit"))
+        return _single_attempts(exporter, HttpSender, ("_client._compress", "_client._submit", "_client._endpoint"))
 
     return make
 
@@ -147,6 +156,16 @@ class GrpcSender:
         except self._rpc_error as error:
             return grpc_answer(error)
         return _partial(response.partial_success.rejected_spans, response.partial_success.error_message)
+
+    def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
+
+        stub: Any = MetricsServiceStub(self._exporter._channel)  # type: ignore[no-untyped-call]
+        try:
+            stub.Export(request=request, metadata=self._exporter._headers, timeout=timeout_s)
+        except self._rpc_error as error:
+            return grpc_answer(error)
+        return Answer(Verdict.DELIVERED)
 
     def close(self) -> None:
         self._exporter.shutdown()
@@ -202,6 +221,16 @@ class HttpSender:
             return Answer(Verdict.RETRY, repr(error))
         return http_answer(result)
 
+    def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
+        client = copy(self._exporter._client)  # the same connections, headers and compression
+        client._endpoint = metrics_url(client._endpoint)
+        if client._endpoint is None:
+            return Answer(Verdict.REFUSED_SENDER, "the endpoint does not end in /v1/traces, so /v1/metrics is unknown")
+        try:
+            return http_answer(client._submit(client._compress(request.SerializeToString()), timeout_s))
+        except Exception as error:
+            return Answer(Verdict.RETRY, repr(error))
+
     def close(self) -> None:
         self._exporter.shutdown()
 
@@ -255,6 +284,9 @@ class ExporterSender:
         except Exception as error:
             return Answer(Verdict.RETRY, repr(error))
         return Answer(Verdict.DELIVERED) if result is SpanExportResult.SUCCESS else Answer(Verdict.RETRY, str(result))
+
+    def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
+        return Answer(Verdict.REFUSED_SENDER)  # a SpanExporter takes spans and nothing else
 
     def close(self) -> None:
         self._exporter.shutdown()

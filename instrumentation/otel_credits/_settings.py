@@ -42,6 +42,10 @@ def _positive_s(text: str) -> float:
     return value
 
 
+def _interval_s(text: str) -> float:
+    return 0.0 if text.strip().lower() in {"0", "off"} else _positive_s(text)
+
+
 def _setting(env: str, default: Any, parse: Callable[[str], Any], doc: str) -> Any:
     return field(default=default, metadata={"env": env, "parse": parse, "doc": doc})
 
@@ -93,6 +97,12 @@ class Settings:
     retry_max_s: float = _setting("OTEL_CREDITS_RETRY_MAX_S", 5.0, _positive_s, "longest wait between two attempts")
     shutdown_timeout_s: float = _setting(
         "OTEL_CREDITS_SHUTDOWN_TIMEOUT_S", 5.0, _positive_s, "how long the end of the process waits for delivery"
+    )
+    counters_interval_s: float = _setting(
+        "OTEL_CREDITS_COUNTERS_INTERVAL_S",
+        5.0,
+        _interval_s,
+        "how often the counters credits.client.* are sent with the usage, if they changed; 0 or off: never",
     )
     charge_genai: bool = _setting(
         "OTEL_CREDITS_CHARGE_GENAI", False, _switch, "also send LLM spans of other instrumentations, which are charged"

@@ -9,6 +9,7 @@ span, so that a charge can be followed to the request that caused it.
 from __future__ import annotations
 
 from time import time_ns
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
@@ -25,6 +26,24 @@ from otel_credits._version import __version__
 SCOPE = InstrumentationScope("otel_credits", __version__)
 _UNSET = Status(StatusCode.UNSET)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+
+
+def span_like(span: ReadableSpan, attributes: dict[str, Any], resource: Resource) -> ReadableSpan:
+    """The app's finished `span`, with the same identity, and other attributes and resource."""
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=resource,
+        attributes=attributes,
+        events=span.events,
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
 
 
 def usage_span(

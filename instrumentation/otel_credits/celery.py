@@ -22,7 +22,7 @@ from otel_credits._attributes import CELERY_HEADER, CREDITS_USER_ID, USER_ID
 from otel_credits._baggage import decode_user, encode_user
 from otel_credits._context import UsageContext, current_user, with_usage
 from otel_credits._guard import say_once
-from otel_credits._runtime import active, flush
+from otel_credits._runtime import active
 
 logger = logging.getLogger("otel_credits")
 
@@ -118,5 +118,5 @@ def _after_run(task: Any = None, **_: Any) -> None:
 
 def _process_ends(**_: Any) -> None:
     pipeline = active()
-    if pipeline is not None and not flush(pipeline.settings.shutdown_timeout_s):
+    if pipeline is not None and not pipeline.flush_at_end():
         logger.error("credits: a worker ends with undelivered usage: %s", pipeline.queue.stats())

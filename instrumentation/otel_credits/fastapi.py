@@ -34,7 +34,7 @@ from starlette.middleware import Middleware
 from otel_credits._attributes import CREDITS_USER_ID, USER_ID
 from otel_credits._context import UsageContext, with_usage
 from otel_credits._request_user import UserResolver, check_resolver, usage_of_request
-from otel_credits._runtime import active, flush
+from otel_credits._runtime import active
 from otel_credits._settings import load_settings
 
 logger = logging.getLogger("otel_credits")
@@ -113,7 +113,7 @@ def _flushing(send: Send) -> Send:
 
 def _flush() -> None:
     pipeline = active()
-    if pipeline is not None and not flush(pipeline.settings.shutdown_timeout_s):
+    if pipeline is not None and not pipeline.flush_at_end():
         logger.error("credits: the app shuts down with undelivered usage: %s", pipeline.queue.stats())
 
 

@@ -188,7 +188,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_counters(configured: Callable[..., OtlpSink]) -> None:
-    """credits.client.recorded, exported and failed tell through the app's meter provider what stats() tells."""
+    """credits.client.recorded, exported, failed and waiting tell through the app's meter provider what stats() tells."""
     configured()
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
@@ -207,4 +207,5 @@ def test_counters(configured: Callable[..., OtlpSink]) -> None:
         "credits.client.recorded": [({}, 2)],
         "credits.client.exported": [({}, 1)],
         "credits.client.failed": [({"credits.client.reason": "bad_argument"}, 1)],
+        "credits.client.waiting": [({}, 0)],
     }

@@ -71,6 +71,7 @@ def test_ai_usage_on_the_wire(configured: Configured) -> None:
         "gen_ai.usage.cache_read.input_tokens": 2048,
         "gen_ai.usage.cache_write.input_tokens": 512,
         "gen_ai.usage.reasoning.output_tokens": 7,
+        "credits.seq": 1,
     }
     assert before_ns <= usage.end_ns <= after_ns
     assert usage.scope == "otel_credits"
@@ -101,6 +102,7 @@ def test_compute_usage_on_the_wire(configured: Configured) -> None:
         "credits.idempotency_key": "k-2",
         "credits.metadata.videos_synced": 50,
         "credits.metadata.comments_synced": 200,
+        "credits.seq": 1,
     }
 
 
@@ -109,7 +111,7 @@ def test_compute_usage_without_credits(configured: Configured) -> None:
     sink = configured()
     track_compute_usage("u", ActionType.WORKFLOW_EXECUTION)
     assert flush(10)
-    assert sink.spans()[0].attributes == {"credits.action_type": "workflow_execution", "user.id": "u"}
+    assert sink.spans()[0].attributes == {"credits.action_type": "workflow_execution", "user.id": "u", "credits.seq": 1}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_usage_without_a_user_does_not_vanish(configured: Configured, user: obje
     sink = configured()
     track_compute_usage(user, "a", credits=1)
     assert flush(10)
-    assert sink.spans()[0].attributes == {"credits.action_type": "a", "credits.amount": "1"}
+    assert sink.spans()[0].attributes == {"credits.action_type": "a", "credits.amount": "1", "credits.seq": 1}
 
 
 def test_bad_metadata_does_not_cost_the_usage(configured: Configured) -> None:

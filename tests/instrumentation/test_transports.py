@@ -13,9 +13,10 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otel_credits import configure, flush, shutdown, stats, track_compute_usage
-from support.otlp_sink import OtlpSink, spans_of
+from support.otlp_sink import OtlpSink, counters_of, spans_of
 from support.processes import free_port
 
 Configured = Callable[..., OtlpSink]
@@ -52,18 +53,23 @@ def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _HttpSink(BaseHTTPRequestHandler):
-    """OTLP/HTTP in miniature: answers what `statuses` says, keeps paths and users."""
+    """OTLP/HTTP in miniature: answers what `statuses` says to traces, keeps paths and users, and the counters."""
 
     statuses: ClassVar[list[int]]
     seen: ClassVar[list[tuple[str, list[str]]]]
+    counters: ClassVar[list[dict[str, int]]]
 
     def log_message(self, format: str, *args: Any) -> None:
         """Be quiet."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        status = self.statuses.pop(0) if self.statuses else 200
-        if status == 200:
+        if self.path == "/v1/metrics":
+            status = 200
+            self.counters.extend(points for _, points in counters_of(ExportMetricsServiceRequest.FromString(body)))
+        else:
+            status = self.statuses.pop(0) if self.statuses else 200
+        if status == 200 and self.path != "/v1/metrics":
             users = [span.attributes["user.id"] for span in spans_of(ExportTraceServiceRequest.FromString(body))]
             self.seen.append((self.path, users))
         self.send_response(status)
@@ -78,6 +84,7 @@ def http_sink() -> Any:
     class Handler(_HttpSink):
         statuses: ClassVar[list[int]] = []
         seen: ClassVar[list[tuple[str, list[str]]]] = []
+        counters: ClassVar[list[dict[str, int]]] = []
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -87,13 +94,16 @@ def http_sink() -> Any:
 
 
 def test_over_http(http_sink: Any) -> None:
-    """OTLP/HTTP works like OTLP/gRPC: to /v1/traces, and 503 and 429 are tried again."""
+    """OTLP/HTTP works like OTLP/gRPC: to /v1/traces, and 503 and 429 are tried again; the counters go
+    to /v1/metrics."""
     port, handler = http_sink
     handler.statuses.extend([503, 429])
     configure(f"http://127.0.0.1:{port}", protocol="http/protobuf", capture_spans=False, retry_initial_s=0.05)
     record_usages(2)
     assert flush(10)
     assert handler.seen == [("/v1/traces", ["user-0", "user-1"])]
+    assert shutdown(10)
+    assert handler.counters[-1] == {"recorded": 2, "exported": 2, "waiting": 0}
 
 
 def test_over_http_refused(http_sink: Any) -> None:

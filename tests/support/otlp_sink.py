@@ -21,12 +21,17 @@ from typing import Any
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 
-_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+_TRACES = "opentelemetry.proto.collector.trace.v1.TraceService"
+_METRICS = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class OtlpSink:
     requests: list[bytes] = field(default_factory=list)
     refused: list[bytes] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
+    # Metrics requests, acknowledged or not as traces are.
+    metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
+    metrics_metadata: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._server: grpc.Server | None = None
@@ -89,11 +97,11 @@ class OtlpSink:
     def start(self) -> None:
         """Listen. After `stop()`, on the same port again."""
         server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-        handler = grpc.unary_unary_rpc_method_handler(
-            self._export, request_deserializer=None, response_serializer=lambda r: r.SerializeToString()
-        )
-        service, _, method = _METHOD.strip("/").rpartition("/")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        for service, receive in ((_TRACES, self._export), (_METRICS, self._export_metrics)):
+            handler = grpc.unary_unary_rpc_method_handler(
+                receive, request_deserializer=None, response_serializer=lambda r: r.SerializeToString()
+            )
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
         address = f"127.0.0.1:{self.port}"
         if self.tls is None:
             self.port = server.add_insecure_port(address)
@@ -129,6 +137,21 @@ class OtlpSink:
             response.partial_success.rejected_spans = script.rejected_spans
             response.partial_success.error_message = script.detail
         return response
+
+    def _export_metrics(self, raw: bytes, context: grpc.ServicerContext) -> ExportMetricsServiceResponse:
+        if self.script.code is not None:
+            context.abort(self.script.code, self.script.detail)
+        with self._changed:
+            self.metrics.append(ExportMetricsServiceRequest.FromString(raw))
+            self.metrics_metadata.append({k: v for k, v in context.invocation_metadata() if isinstance(v, str)})
+            self._changed.notify_all()
+        return ExportMetricsServiceResponse()
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """The library's counters as last reported by each process, by its instance id; a reason follows a colon."""
+        with self._changed:
+            requests = list(self.metrics)
+        return {instance: points for request in requests for instance, points in counters_of(request)}
 
     def _keep(self, raw: bytes, context: grpc.ServicerContext, refused: bool) -> None:
         with self._changed:
@@ -183,6 +206,19 @@ def spans_of(request: ExportTraceServiceRequest) -> Iterator[SinkSpan]:
                     resource=resource,
                     scope=scope_spans.scope.name,
                 )
+
+
+def counters_of(request: ExportMetricsServiceRequest) -> Iterator[tuple[str, dict[str, int]]]:
+    """The instance and the counts of each resource of a request."""
+    for of_resource in request.resource_metrics:
+        points: dict[str, int] = {}
+        for of_scope in of_resource.scope_metrics:
+            for metric in of_scope.metrics:
+                data = metric.sum if metric.HasField("sum") else metric.gauge
+                name = metric.name.removeprefix("credits.client.")
+                for point in data.data_points:
+                    points[":".join([name, *_plain(point.attributes).values()])] = point.as_int
+        yield _plain(of_resource.resource.attributes)["service.instance.id"], points
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
