@@ -3,7 +3,11 @@
 #   docker build -t otel-credits .
 #   docker build -t otel-credits-examples --target examples .
 #
-# The aggregator's image talks to a ClickHouse server; the embedded store (chDB) is not in it.
+# The aggregator's image talks to a ClickHouse server; the embedded store (chDB) is not in it. It listens on every address of the
+# container, and so starts only with tokens in its data folder, OTEL_CREDITS_TOKENS_FILE, or the explicit permission
+# OTEL_CREDITS_ALLOW_UNAUTHENTICATED=on:
+#
+#   docker run --rm -v credits:/var/lib/otel-credits/data otel-credits tokens add ops --role admin
 
 FROM python:3.11-slim-bookworm AS wheel
 WORKDIR /src

@@ -142,7 +142,7 @@ def insert(client: Client, spool: Spool, batch: Batch) -> None:
 
 def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception) -> None:
     """Keeps the one request of a batch that cannot be inserted, as received, with the store's reason."""
-    ((payload, received_at_us),) = spool.payloads(batch)
+    ((payload, received_at_us, _),) = spool.payloads(batch)
     ((_, items),) = spool.request_ids(batch)
     signal = "span" if batch.signal is Signal.TRACES else "point"
     received_at = datetime.fromtimestamp(received_at_us / 1e6, UTC)

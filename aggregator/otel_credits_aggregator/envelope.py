@@ -7,11 +7,13 @@ from collections.abc import Iterable
 
 from otel_credits_aggregator.otlp import ENVELOPE_FIELD
 from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.spool import Request
 
-__all__ = ["framed", "settings_fields"]
+__all__ = ["binding_fields", "framed", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
+_ALLOWED_SERVICES, _ALLOWED_ACTIONS = 7, 8
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
 
@@ -25,12 +27,19 @@ def settings_fields(settings: Settings, receiver: str) -> bytes:
     return b"".join([*fields, *(_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes)])
 
 
-def framed(batch_id: str, fields: bytes, requests: Iterable[tuple[bytes, int]]) -> bytes:
-    """The body of an insert: (payload, receive time in microseconds since 1970) of each request, with envelope and length."""
+def binding_fields(services: Iterable[str], action_types: Iterable[str]) -> bytes:
+    """The fields that say what the sender of a request may charge; kept with the request. None of either: anything."""
+    return b"".join(
+        [_text(_ALLOWED_SERVICES, name) for name in services] + [_text(_ALLOWED_ACTIONS, name) for name in action_types]
+    )
+
+
+def framed(batch_id: str, fields: bytes, requests: Iterable[Request]) -> bytes:
+    """The body of an insert: each request, with envelope and length."""
     common = fields + _text(_BATCH_ID, batch_id)
     parts: list[bytes] = []
-    for payload, received_at_us in requests:
-        envelope = _delimited(ENVELOPE_FIELD, common + _integer(_RECEIVED_AT_US, received_at_us))
+    for payload, received_at_us, binding in requests:
+        envelope = _delimited(ENVELOPE_FIELD, common + binding + _integer(_RECEIVED_AT_US, received_at_us))
         parts += (_varint(len(payload) + len(envelope)), payload, envelope)
     return b"".join(parts)
 

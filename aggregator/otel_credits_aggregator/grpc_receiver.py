@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -9,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from otel_credits_aggregator.access import grpc_credentials
 from otel_credits_aggregator.intake import Intake
 from otel_credits_aggregator.otlp import RECEIVED, Signal, response_type
 from otel_credits_aggregator.outcomes import Refusal
@@ -21,6 +23,7 @@ _SERVICES = {
     Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
     Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
 }
+_METHODS = {f"/{_SERVICES[signal]}/Export": signal for signal in RECEIVED}
 
 
 def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
@@ -28,30 +31,58 @@ def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
 
     Raises:
         RuntimeError: the port cannot be bound.
+        TlsFilesError: the certificate cannot be used.
     """
+    credentials = grpc_credentials(settings)
     server = grpc.server(
         ThreadPoolExecutor(settings.receive_threads, thread_name_prefix="otlp-grpc"),
         options=[("grpc.max_receive_message_length", settings.request_bytes_max), ("grpc.so_reuseport", 0)],
     )
-    server.add_generic_rpc_handlers(tuple(_service(signal, intake) for signal in RECEIVED))
+    server.add_generic_rpc_handlers((_Otlp(intake),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host  # IPv6
-    server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    address = f"{host}:{settings.grpc_port}"
+    if credentials is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, credentials)
     server.start()
     return server
 
 
-def _service(signal: Signal, intake: Intake) -> grpc.GenericRpcHandler:
-    # No deserializer: the bytes go to the spool as they came.
-    method = grpc.unary_unary_rpc_method_handler(_export(signal, intake))
-    return grpc.method_handlers_generic_handler(_SERVICES[signal], {"Export": method})
+class _Otlp(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """``Export`` of the three services."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        signal = _METHODS.get(handler_call_details.method)
+        if signal is None:
+            return None
+        metadata = dict(handler_call_details.invocation_metadata)
+        try:
+            binding = self._intake.admit(metadata.get("authorization"))
+        except Refusal as refusal:
+            # As if it took a stream, so that nothing of the request is read before it is refused.
+            return grpc.stream_unary_rpc_method_handler(_refuse(self._intake, refusal))
+        # No deserializer: the bytes go to the spool as they came.
+        return grpc.unary_unary_rpc_method_handler(_export(signal, self._intake, binding))
 
 
-def _export(signal: Signal, intake: Intake) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+def _refuse(intake: Intake, refusal: Refusal) -> Callable[[Any, grpc.ServicerContext], None]:
+    def refuse(_: Any, context: grpc.ServicerContext) -> None:
+        intake.count_refusal(refusal)
+        _abort(context, refusal)
+
+    return refuse
+
+
+def _export(signal: Signal, intake: Intake, binding: bytes) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     response = response_type(signal)().SerializeToString()
 
     def export(payload: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            intake.accept(signal, payload).result()
+            intake.accept(signal, payload, binding).result()
         except Refusal as refusal:
             intake.count_refusal(refusal)
             _abort(context, refusal)

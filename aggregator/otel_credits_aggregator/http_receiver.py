@@ -43,9 +43,12 @@ def _endpoint(signal: Signal, intake: Intake, limiter: CapacityLimiter) -> _Endp
     async def export(request: Request) -> Response:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
+            binding = intake.admit(request.headers.get("authorization"))
             body = await _body(request, content_type, intake.request_bytes_max)
             encoding = request.headers.get("content-encoding", "")
-            future = await to_thread.run_sync(_accept, intake, signal, body, encoding, content_type, limiter=limiter)
+            future = await to_thread.run_sync(
+                _accept, intake, signal, body, encoding, content_type, binding, limiter=limiter
+            )
             await asyncio.wrap_future(future)
         except Refusal as refusal:
             intake.count_refusal(refusal)
@@ -69,9 +72,11 @@ async def _body(request: Request, content_type: str, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def _accept(intake: Intake, signal: Signal, body: bytes, encoding: str, content_type: str) -> "Future[int]":
+def _accept(
+    intake: Intake, signal: Signal, body: bytes, encoding: str, content_type: str, binding: bytes
+) -> "Future[int]":
     plain = _decompressed(body, encoding.strip().lower(), intake.request_bytes_max)
-    return intake.accept(signal, from_json(signal, plain) if content_type == _JSON else plain)
+    return intake.accept(signal, from_json(signal, plain) if content_type == _JSON else plain, binding)
 
 
 def _decompressed(body: bytes, encoding: str, bytes_max: int) -> bytes:

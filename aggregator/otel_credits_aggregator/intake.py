@@ -3,6 +3,8 @@
 import threading
 from concurrent.futures import Future
 
+from otel_credits_aggregator.access import Gate, Role
+from otel_credits_aggregator.envelope import binding_fields
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import Refusal, RequestTooLarge, Stopping
 from otel_credits_aggregator.spool import Spool
@@ -13,8 +15,9 @@ __all__ = ["Intake"]
 class Intake:
     """Validates requests and makes them durable. Methods may be called from any thread."""
 
-    def __init__(self, spool: Spool, request_bytes_max: int) -> None:
+    def __init__(self, spool: Spool, request_bytes_max: int, gate: Gate) -> None:
         self.request_bytes_max = request_bytes_max
+        self._gate = gate
         self._refused: dict[str, int] = {}
         self._lock = threading.Lock()
         self._spool = spool
@@ -36,8 +39,22 @@ class Intake:
         with self._lock:
             self._refused[reason] = self._refused.get(reason, 0) + 1
 
-    def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
+    def admit(self, authorization: str | None) -> bytes:
+        """Lets a sender in; returns what its token is bound to, for :meth:`accept`.
+
+        Raises:
+            Refusal: it shows no token that may send.
+        """
+        token = self._gate.admit(authorization, Role.INGEST)
+        return binding_fields(token.services, token.action_types) if token else b""
+
+    def accept(self, signal: Signal, payload: bytes, binding: bytes) -> "Future[int]":
         """Takes a request in OTLP protobuf; the sender may be told so when the future is done.
+
+        Args:
+            signal: what it carries.
+            payload: its bytes.
+            binding: what its sender may charge, from :meth:`admit`.
 
         Raises:
             Refusal: the request is not taken; its type says why, its ``retry_delay_s`` whether to try again. The future
@@ -52,7 +69,7 @@ class Intake:
         items = item_count(signal, parse(signal, payload))
         if signal is Signal.LOGS or items == 0:
             return self._count_only(signal, items)
-        return self._spool.append(signal, payload, items)
+        return self._spool.append(signal, payload, items, binding)
 
     def _count_only(self, signal: Signal, items: int) -> "Future[int]":
         if items:

@@ -9,7 +9,17 @@ from http import HTTPStatus
 
 import grpc
 
-__all__ = ["BadRequest", "Refusal", "RequestTooLarge", "SpoolFailed", "SpoolFull", "Stopping", "UnsupportedMediaType"]
+__all__ = [
+    "BadRequest",
+    "NotPermitted",
+    "Refusal",
+    "RequestTooLarge",
+    "SpoolFailed",
+    "SpoolFull",
+    "Stopping",
+    "Unauthenticated",
+    "UnsupportedMediaType",
+]
 
 
 @dataclass(eq=False)
@@ -69,3 +79,17 @@ class Stopping(Refusal):
 
     grpc_code = grpc.StatusCode.UNAVAILABLE
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Unauthenticated(Refusal):
+    """No token, or one that is not known. OTLP senders do not try again: add the new token before the old one goes."""
+
+    grpc_code = grpc.StatusCode.UNAUTHENTICATED
+    http_status = HTTPStatus.UNAUTHORIZED
+
+
+class NotPermitted(Refusal):
+    """The token is known, and is not for this."""
+
+    grpc_code = grpc.StatusCode.PERMISSION_DENIED
+    http_status = HTTPStatus.FORBIDDEN

@@ -25,7 +25,8 @@ _INTO_THE_CHAIN = f"""
 INSERT INTO usage_candidates
 SELECT
     signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
-    charge_genai, user_attributes, default_user, receiver, service_name, scope_name, scope_version,
+    charge_genai, user_attributes, default_user, receiver, allowed_services, allowed_actions,
+    service_name, scope_name, scope_version,
     trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano,
     series, attributes, double_keys, defect
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id)

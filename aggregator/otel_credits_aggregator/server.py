@@ -19,6 +19,14 @@ import grpc
 import uvicorn
 from starlette.types import ASGIApp
 
+from otel_credits_aggregator.access import (
+    Gate,
+    TlsFilesError,
+    TokensFileError,
+    Unprotected,
+    check_listening,
+    uvicorn_options,
+)
 from otel_credits_aggregator.api import create_app
 from otel_credits_aggregator.grpc_receiver import start_grpc
 from otel_credits_aggregator.http_receiver import create_http_receiver
@@ -40,13 +48,14 @@ _THREADS_END_S = 3.0
 class Aggregator:
     """The running parts. Receives from :meth:`start` on, whether or not the store answers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gate: Gate) -> None:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self.settings = settings
+        self.gate = gate
         self.spool = Spool(settings.data_dir / "spool.sqlite", settings.spool_bytes_max, settings.retry_delay_s)
         # Only now, because until the spool is open the folder may be another process's.
         _use_temporary_folder(settings.data_dir / "tmp")
-        self.intake = Intake(self.spool, settings.request_bytes_max)
+        self.intake = Intake(self.spool, settings.request_bytes_max, gate)
         self.inserter = Inserter(self.spool, settings)
         self.metrics = AggregatorMetrics(settings, self.spool, self.intake, self.inserter)
         self._grpc: grpc.Server | None = None
@@ -56,10 +65,11 @@ class Aggregator:
 
         Raises:
             RuntimeError: the port is taken; nothing was started.
+            TlsFilesError: the certificate cannot be used; nothing was started.
         """
         try:
             self._grpc = start_grpc(self.intake, self.settings)
-        except RuntimeError:
+        except (RuntimeError, TlsFilesError):
             self.spool.close()
             raise
         self.inserter.start()
@@ -109,12 +119,21 @@ def serve(settings: Settings) -> int:
         )
         return 1
     try:
-        aggregator = Aggregator(settings)
+        gate = Gate(settings.tokens_path, required=bool(settings.tokens_file))
+        check_listening(settings, gate)
+    except (TokensFileError, Unprotected) as error:
+        logger.critical("%s", error)
+        return 1
+    try:
+        aggregator = Aggregator(settings, gate)
     except (OSError, sqlite3.Error) as error:
         logger.critical("the spool in %s cannot be opened: %s", settings.data_dir, error)
         return 1
     try:
         aggregator.start()
+    except TlsFilesError as error:
+        logger.critical("%s", error)
+        return 1
     except RuntimeError as error:
         logger.critical("port %d (OTEL_CREDITS_GRPC_PORT) cannot be listened on: %s", settings.grpc_port, error)
         return 1
@@ -131,10 +150,8 @@ def _end_within(seconds: float, code: int) -> None:
 async def _serve_http(aggregator: Aggregator) -> int:
     settings = aggregator.settings
     servers = [
-        _HttpServer(
-            create_http_receiver(aggregator.intake, settings.receive_threads), settings.host, settings.http_port
-        ),
-        _HttpServer(create_app(settings, aggregator), settings.host, settings.api_port),
+        _HttpServer(create_http_receiver(aggregator.intake, settings.receive_threads), settings, settings.http_port),
+        _HttpServer(create_app(settings, aggregator, gate=aggregator.gate), settings, settings.api_port),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,8 +159,9 @@ async def _serve_http(aggregator: Aggregator) -> int:
     tasks = [asyncio.create_task(server.serve()) for server in servers]
     stopped = asyncio.create_task(stop.wait())
     logger.info(
-        "listening on %s: OTLP/gRPC %d, OTLP/HTTP %d, API %d",
+        "listening on %s%s: OTLP/gRPC %d, OTLP/HTTP %d, API %d",
         settings.host,
+        " (TLS)" if settings.tls_cert_file else "",
         settings.grpc_port,
         settings.http_port,
         settings.api_port,
@@ -165,10 +183,16 @@ async def _serve_http(aggregator: Aggregator) -> int:
 class _HttpServer(uvicorn.Server):
     """A uvicorn server that leaves signals to us."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, port: int) -> None:
         super().__init__(
             uvicorn.Config(
-                app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=_HTTP_GRACE_S
+                app,
+                host=settings.host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=_HTTP_GRACE_S,
+                **uvicorn_options(settings),
             )
         )
 

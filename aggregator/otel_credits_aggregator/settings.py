@@ -34,6 +34,21 @@ class Settings(BaseSettings):
     http_port: Port = Field(4318, description="OTLP/HTTP (protobuf and JSON).")
     api_port: Port = Field(8080, description="API, metrics, health.")
 
+    tokens_file: str = Field(
+        "", description="File of the tokens (`otel-credits tokens`). Empty: `tokens.json` in the data folder."
+    )
+    allow_unauthenticated: bool = Field(
+        False,
+        description="Listen on an address that others can reach although there are no tokens (`on`, `off`).",
+    )
+    tls_cert_file: str = Field(
+        "", description="Certificate chain (PEM) of all three ports; with it they speak TLS only. Empty: plain text."
+    )
+    tls_key_file: str = Field("", validate_default=True, description="Private key (PEM) of the certificate.")
+    tls_client_ca_file: str = Field(
+        "", description="Authorities (PEM) of which every client must show a certificate: mutual TLS."
+    )
+
     charge_genai: bool = Field(
         False, description="Charge LLM inference spans of any known instrumentation as action `ai_call` (`on`, `off`)."
     )
@@ -99,6 +114,20 @@ class Settings(BaseSettings):
             if other != info.field_name and info.data.get(other) == value:
                 raise ValueError(f"the same port as OTEL_CREDITS_{other.upper()}; each of the three needs its own")
         return value
+
+    @field_validator("tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _with_a_certificate(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("tls_cert_file"):
+            raise ValueError("needs OTEL_CREDITS_TLS_CERT_FILE, too")
+        if info.field_name == "tls_key_file" and not value and info.data.get("tls_cert_file"):
+            raise ValueError("is needed with OTEL_CREDITS_TLS_CERT_FILE")
+        return value
+
+    @property
+    def tokens_path(self) -> Path:
+        """The file of the tokens, the default filled in."""
+        return Path(self.tokens_file) if self.tokens_file else self.data_dir / "tokens.json"
 
     @property
     def dsn(self) -> str:

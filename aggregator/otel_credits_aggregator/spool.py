@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
 
-__all__ = ["Batch", "Spool", "Waiting"]
+__all__ = ["Batch", "Request", "Spool", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS requests (
     items INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     received_at_us INTEGER NOT NULL,
-    payload BLOB NOT NULL
+    payload BLOB NOT NULL,
+    binding BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS batches (
     batch_id TEXT PRIMARY KEY,
@@ -65,6 +66,14 @@ _COMMIT_BYTES_MAX = 16 << 20
 _RECENT_BYTES_MAX = 24 << 20
 
 _Write = Callable[[sqlite3.Connection], Any]
+
+
+class Request(NamedTuple):
+    """A request as it was acknowledged."""
+
+    payload: bytes
+    received_at_us: int  # since 1970
+    binding: bytes  # what its sender may charge, as fields of the envelope; empty: anything
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class Spool:
         self._writer_connection.executescript(_SCHEMA)
         self._reader = _connect(path)
         self._reading = threading.Lock()
-        self._recent: dict[int, tuple[bytes, int]] = {}
+        self._recent: dict[int, Request] = {}
         self._recent_bytes = 0
         self.receiver = self._identify()
         self.arrived = threading.Condition()
@@ -129,7 +138,7 @@ class Spool:
         """Bytes of all requests that are not yet in the store."""
         return self._bytes
 
-    def append(self, signal: Signal, payload: bytes, items: int) -> "Future[int]":
+    def append(self, signal: Signal, payload: bytes, items: int, binding: bytes = b"") -> "Future[int]":
         """Makes a request durable; the future has its id once it is.
 
         Raises:
@@ -138,18 +147,19 @@ class Spool:
             Stopping: the spool was closed.
         """
         self._reserve(len(payload))
-        received_at_us = time.time_ns() // 1000
-        row = (signal.value, items, len(payload), received_at_us, payload)
+        request = Request(payload, time.time_ns() // 1000, binding)
+        row = (signal.value, items, len(payload), request.received_at_us, payload, binding)
 
         def write(connection: sqlite3.Connection) -> int:
             cursor = connection.execute(
-                "INSERT INTO requests (signal, items, bytes, received_at_us, payload) VALUES (?, ?, ?, ?, ?)", row
+                "INSERT INTO requests (signal, items, bytes, received_at_us, payload, binding) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
             _count_received(connection, signal, items)
             return int(cursor.lastrowid or 0)
 
         future: Future[int] = _uncancellable()
-        future.add_done_callback(lambda done: self._appended(done, signal, payload, received_at_us))
+        future.add_done_callback(lambda done: self._appended(done, signal, request))
         self._submit(write, len(payload), future)
         return future
 
@@ -191,15 +201,16 @@ class Spool:
         found = self._read("SELECT batch_id, signal, first_id, last_id, fields FROM batches ORDER BY first_id")
         return [Batch(batch_id, Signal(signal), first, last, fields) for batch_id, signal, first, last, fields in found]
 
-    def payloads(self, batch: Batch) -> list[tuple[bytes, int]]:
-        """(payload, receive time in microseconds since 1970) of each request of a batch, in order."""
+    def payloads(self, batch: Batch) -> list[Request]:
+        """Each request of a batch, in order."""
         remembered = [self._recent.get(number) for number, _ in self.request_ids(batch)]
         if all(remembered):
             return [request for request in remembered if request]
-        return self._read(
-            "SELECT payload, received_at_us FROM requests WHERE signal = ? AND id BETWEEN ? AND ? ORDER BY id",
+        found = self._read(
+            "SELECT payload, received_at_us, binding FROM requests WHERE signal = ? AND id BETWEEN ? AND ? ORDER BY id",
             (batch.signal.value, batch.first_id, batch.last_id),
         )
+        return [Request(*row) for row in found]
 
     def request_ids(self, batch: Batch) -> list[tuple[int, int]]:
         """(id, items) of each request of a batch, in order."""
@@ -259,21 +270,22 @@ class Spool:
         with self._lock:
             self._bytes -= size
 
-    def _appended(self, done: "Future[int]", signal: Signal, payload: bytes, received_at_us: int) -> None:
+    def _appended(self, done: "Future[int]", signal: Signal, request: Request) -> None:
+        size = len(request.payload)
         if done.exception() is not None:
-            self._release(len(payload))
+            self._release(size)
             return
         with self.arrived:
-            self.waiting.append(Waiting(done.result(), signal, len(payload), time.monotonic()))
-            if self._recent_bytes + len(payload) <= _RECENT_BYTES_MAX:
-                self._recent[done.result()] = (payload, received_at_us)
-                self._recent_bytes += len(payload)
+            self.waiting.append(Waiting(done.result(), signal, size, time.monotonic()))
+            if self._recent_bytes + size <= _RECENT_BYTES_MAX:
+                self._recent[done.result()] = request
+                self._recent_bytes += size
             self.arrived.notify()
 
     def _drop_recent(self, batch: Batch) -> None:
         with self.arrived:
             for number in [number for number in self._recent if batch.first_id <= number <= batch.last_id]:
-                self._recent_bytes -= len(self._recent.pop(number)[0])
+                self._recent_bytes -= len(self._recent.pop(number).payload)
 
     def _submit(self, write: _Write, size: int, future: "Future[Any]") -> None:
         with self._lock:

@@ -112,6 +112,8 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
     user_attributes Array(String),
     default_user String,
     receiver String,
+    allowed_services Array(String) COMMENT 'what the token of the sender may charge for; empty: any',
+    allowed_actions Array(String),
     service_name String,
     scope_name String,
     scope_version String,

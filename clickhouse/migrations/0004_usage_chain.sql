@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS usages
     reason LowCardinality(String),
     attributes Map(String, String),
     candidate Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
-        default_user String, receiver String, service_name String, scope_name String, scope_version String, trace_id String, span_id String,
+        default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
         name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
         double_keys Array(String), defect String) COMMENT 'where it came from, for the quarantine'
 )
@@ -60,6 +60,8 @@ SELECT
     envelope.user_attributes AS user_attributes,
     envelope.default_user AS default_user,
     envelope.receiver AS receiver,
+    envelope.allowed_services AS allowed_services,
+    envelope.allowed_actions AS allowed_actions,
     service_name,
     ss.scope.name AS scope_name,
     ss.scope.version AS scope_version,
@@ -126,6 +128,8 @@ SELECT
     envelope.user_attributes AS user_attributes,
     envelope.default_user AS default_user,
     envelope.receiver AS receiver,
+    envelope.allowed_services AS allowed_services,
+    envelope.allowed_actions AS allowed_actions,
     rm.resource.attributes.value.string_value[indexOf(rm.resource.attributes.key, 'service.name')] AS service_name,
     sm.scope.name AS scope_name,
     sm.scope.version AS scope_version,
@@ -215,6 +219,8 @@ FROM
         toUInt64(if(cache_apart, uncached + tokens[3] + tokens[4], tokens[1])) AS input_tokens,
         multiIf(
             NOT explicit AND NOT automatic, 'not_usage',
+            (notEmpty(candidate.allowed_services) AND NOT has(candidate.allowed_services, service_name))
+                OR (notEmpty(candidate.allowed_actions) AND NOT has(candidate.allowed_actions, action_type)), 'not_allowed',
             candidate.defect != '', toString(candidate.defect),
             trace_id_wrong, 'invalid_trace_id',
             span_id_wrong, 'invalid_span_id',
@@ -282,10 +288,10 @@ FROM
                     receiver,
                     service_name,
                     attributes,
-                    tuple(signal, batch_id, received_at, position, charge_genai, user_attributes, default_user, receiver, service_name, scope_name, scope_version,
+                    tuple(signal, batch_id, received_at, position, charge_genai, user_attributes, default_user, receiver, allowed_services, allowed_actions, service_name, scope_name, scope_version,
                         trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect)
                         ::Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
-                            default_user String, receiver String, service_name String, scope_name String, scope_version String, trace_id String, span_id String,
+                            default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
                             name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
                             double_keys Array(String), defect String) AS candidate,
                     mapContains(attributes, 'credits.action_type') AS explicit,

@@ -80,7 +80,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS credit_quarantine_mv TO credit_quarantine
 SELECT
     event_id, reason, received_at, user_id, action_type, model, signal,
     candidate.charge_genai AS charge_genai, candidate.user_attributes AS user_attributes, candidate.default_user AS default_user,
-    receiver, service_name, candidate.scope_name AS scope_name, candidate.scope_version AS scope_version,
+    receiver, candidate.allowed_services AS allowed_services, candidate.allowed_actions AS allowed_actions, service_name, candidate.scope_name AS scope_name, candidate.scope_version AS scope_version,
     candidate.trace_id AS trace_id, candidate.span_id AS span_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)

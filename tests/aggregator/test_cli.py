@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     """All commands that others script against are there."""
     assert {path[0] for path in ALL_COMMANDS} == {
         *("serve", "migrate", "demo", "sql", "balance", "events", "grant"),
-        *("users", "prices", "quarantine", "reconcile"),
+        *("users", "prices", "quarantine", "reconcile", "tokens"),
     }
     assert {("users", "set"), ("users", "list"), ("prices", "set"), ("prices", "list")} <= set(ALL_COMMANDS)
 

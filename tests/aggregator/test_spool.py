@@ -39,7 +39,7 @@ def batch_of(first_id: int, last_id: int, signal: Signal = Signal.TRACES) -> Bat
 
 
 def payloads(spool: Spool, batch: Batch) -> list[bytes]:
-    return [payload for payload, _ in spool.payloads(batch)]
+    return [payload for payload, *_ in spool.payloads(batch)]
 
 
 def test_a_request_waits_until_it_is_forgotten(spool: Spool) -> None:

@@ -43,7 +43,7 @@ def run(chain: Chain, made: Traffic) -> Oracle:
     oracle = Oracle(made.prices, CONVENTIONS)
     for insert in made.inserts:
         batch = chain.compose(*insert.requests, **insert.settings)
-        received = [received_us for _, received_us in chain.spool.payloads(batch)]
+        received = [received_us for _, received_us, _ in chain.spool.payloads(batch)]
         chain.insert(batch)
         chain.spool.forget(batch)
         kept = chain.settings.model_copy(update=insert.settings)

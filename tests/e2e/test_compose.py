@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from otel_credits_aggregator.access import Gate, Unprotected, check_listening
 from otel_credits_aggregator.settings import Settings
 from support.collector import BUILD_SCRIPT, CONFIG, collector_binary
 
@@ -133,6 +134,17 @@ def test_grafana_gets_what_its_provisioning_asks_for(services: dict[str, dict[st
     assert f"./grafana/dashboards:{folder}:ro" in grafana["volumes"]
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (REPOSITORY / "grafana" / "dashboards" / home.removeprefix(f"{folder}/")).is_file()
+
+
+def test_who_has_no_token_reaches_only_what_is_said_to_be_open(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The aggregator listens on every address without tokens because the file says so; without those words it refuses."""
+    for name, value in services["aggregator"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    check_listening(Settings(), Gate(tmp_path / "none"))
+    with pytest.raises(Unprotected):
+        check_listening(Settings(allow_unauthenticated=False), Gate(tmp_path / "none"))
 
 
 @pytest.mark.collector

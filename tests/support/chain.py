@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -52,11 +52,13 @@ class Chain:
     spool: Spool
     settings: Settings = field(default_factory=Settings)
 
-    def compose(self, *requests: Message, **settings: Any) -> Batch:
-        """Makes requests of one signal durable and a batch of them, without inserting it."""
+    def compose(self, *requests: Message, binding: bytes | Sequence[bytes] = b"", **settings: Any) -> Batch:
+        """Makes requests of one signal durable and a batch of them, without inserting it; `binding` is one or one each."""
         signal = Signal.TRACES if isinstance(requests[0], ExportTraceServiceRequest) else Signal.METRICS
+        bindings = [binding] * len(requests) if isinstance(binding, bytes) else binding
         futures = [
-            self.spool.append(signal, request.SerializeToString(), item_count(signal, request)) for request in requests
+            self.spool.append(signal, request.SerializeToString(), item_count(signal, request), bound)
+            for request, bound in zip(requests, bindings, strict=True)
         ]
         ids = [future.result() for future in futures]
         fields = settings_fields(self.settings.model_copy(update=settings), self.spool.receiver)

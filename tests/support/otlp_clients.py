@@ -35,7 +35,10 @@ _CHANNEL_OPTIONS = (
 class GrpcClient:
     """Sends bytes to ``Export`` over OTLP/gRPC; a context manager that closes its channel."""
 
-    def __init__(self, port: int, compression: grpc.Compression = grpc.Compression.NoCompression) -> None:
+    def __init__(
+        self, port: int, compression: grpc.Compression = grpc.Compression.NoCompression, *, token: str = ""
+    ) -> None:
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_CHANNEL_OPTIONS, compression=compression)
         self._export = {
             signal: self._channel.unary_unary(f"/{service}/Export") for signal, service in _SERVICES.items()
@@ -43,7 +46,7 @@ class GrpcClient:
 
     def export(self, payload: bytes, signal: str = "traces", *, timeout_s: float = _TIMEOUT_S) -> bytes:
         """Send one request and return the bytes of its answer. Raises grpc.RpcError."""
-        answer: bytes = self._export[signal](payload, timeout=timeout_s)
+        answer: bytes = self._export[signal](payload, timeout=timeout_s, metadata=self._metadata)
         return answer
 
     def close(self) -> None:
@@ -87,10 +90,18 @@ def _retry_delay_s(status: Status | None) -> float | None:
 
 
 def post(
-    base_url: str, body: bytes, signal: str = "traces", *, content_type: str = PROTOBUF, compress: bool = False
+    base_url: str,
+    body: bytes,
+    signal: str = "traces",
+    *,
+    content_type: str = PROTOBUF,
+    compress: bool = False,
+    token: str = "",
 ) -> httpx.Response:
     """Send one request over OTLP/HTTP, with gzip if `compress`."""
     headers = {"content-type": content_type}
+    if token:
+        headers["authorization"] = f"Bearer {token}"
     if compress:
         body, headers["content-encoding"] = gzip.compress(body), "gzip"
     return httpx.post(f"{base_url}/v1/{signal}", content=body, headers=headers, timeout=_TIMEOUT_S)

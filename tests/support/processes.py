@@ -40,9 +40,13 @@ class AggregatorProcess(Process):
     Args:
         data_dir: holds the spool, the embedded store, and ``aggregator.log``.
         env: further settings, for example ``{"OTEL_CREDITS_CHARGE_GENAI": "on"}``.
+        token: an admin's, shown with each call of the API.
     """
 
-    def __init__(self, data_dir: Path, env: Mapping[str, str] | None = None, *, name: str = "aggregator") -> None:
+    def __init__(
+        self, data_dir: Path, env: Mapping[str, str] | None = None, *, name: str = "aggregator", token: str = ""
+    ) -> None:
+        self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self.data_dir = Path(data_dir)
         self.grpc_port, self.http_port, self.api_port = free_port(), free_port(), free_port()
         settings = {
@@ -83,6 +87,7 @@ class AggregatorProcess(Process):
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Call the API and return the parsed JSON. Raises httpx.HTTPStatusError with the body in its message."""
+        options = {"headers": self._headers} | options
         response = httpx.request(method, f"{self.url}{path}", timeout=REQUEST_TIMEOUT_S, **options)
         if response.is_error:
             message = f"{method} {path}: {response.status_code} {response.text}"
@@ -96,7 +101,7 @@ class AggregatorProcess(Process):
 
     def metrics(self) -> dict[str, float]:
         """Return `/metrics` as {series with its labels, as printed: value}."""
-        text = httpx.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S).text
+        text = httpx.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S, headers=self._headers).text
         lines = (line for line in text.splitlines() if line and not line.startswith("#"))
         return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines)}
 

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from otel_credits_aggregator.access import Gate
 from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _sql, _users
+from otel_credits_aggregator.api._access import AccessMiddleware
 from otel_credits_aggregator.api._errors import add_error_handlers
 from otel_credits_aggregator.api._state import Aggregator, State
 from otel_credits_aggregator.ledger import Ledger, LocalLedger, store_id
@@ -22,13 +24,16 @@ decimal form). Times are UTC, ISO 8601. Every error is `{"detail": "what is wron
 """
 
 
-def create_app(settings: Settings, aggregator: Aggregator, ledger: Ledger | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, aggregator: Aggregator, ledger: Ledger | None = None, gate: Gate | None = None
+) -> FastAPI:
     """The aggregator's HTTP API.
 
     Args:
-        settings: names the store.
+        settings: names the store, and the file of the tokens.
         aggregator: the server around the API; its readiness, its metrics, its replay of the quarantine.
         ledger: what is served; None opens the settings' store, and closes it when the app shuts down.
+        gate: who may call; None: by the settings' tokens.
     """
     served = ledger or LocalLedger(settings.dsn, replay=aggregator.replay)
 
@@ -40,6 +45,7 @@ def create_app(settings: Settings, aggregator: Aggregator, ledger: Ledger | None
 
     app = FastAPI(title="otel-credits", version="1", description=_DESCRIPTION, redoc_url=None, lifespan=lifespan)
     app.state.otel_credits = State(served, aggregator, store_id(settings.dsn))
+    app.add_middleware(AccessMiddleware, gate=gate or Gate(settings.tokens_path, required=bool(settings.tokens_file)))
     add_error_handlers(app)
     app.include_router(_operations.router)
     for part in (_users, _records, _prices, _quarantine, _sql):

@@ -16,10 +16,12 @@ from otel_credits_aggregator.ledger import (
     InvalidRequestError,
     LedgerError,
     NotFoundError,
+    NotPermittedError,
     StoreUnavailableError,
 )
+from otel_credits_aggregator.outcomes import Refusal
 
-__all__ = ["ErrorDetail", "add_error_handlers", "errors"]
+__all__ = ["ErrorDetail", "add_error_handlers", "errors", "refused"]
 
 _STATUS: Mapping[type[LedgerError], HTTPStatus] = {
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -27,6 +29,7 @@ _STATUS: Mapping[type[LedgerError], HTTPStatus] = {
     InvalidQueryError: HTTPStatus.BAD_REQUEST,
     InvalidRequestError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFoundError: HTTPStatus.NOT_FOUND,
+    NotPermittedError: HTTPStatus.FORBIDDEN,
     StoreUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _RETRY_AFTER_S = "5"
@@ -39,9 +42,17 @@ class ErrorDetail(BaseModel):
 
 
 def errors(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI; every route may also answer 422, 429 and 503."""
-    always = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    """The `responses` of a route for OpenAPI; every route may also answer 401, 403, 422, 429 and 503."""
+    access = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    always = (*access, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     return {status.value: {"model": ErrorDetail} for status in (*statuses, *always)}
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """The answer to who may not call; a caller who was not known is told how to say who they are (RFC 9110, 11.6.1)."""
+    unknown = refusal.http_status is HTTPStatus.UNAUTHORIZED
+    headers = {"WWW-Authenticate": 'Bearer realm="otel-credits"'} if unknown else None
+    return JSONResponse({"detail": str(refusal)}, refusal.http_status, headers=headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:

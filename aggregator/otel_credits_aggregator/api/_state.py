@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Path, Query, Request
 
-from otel_credits_aggregator.ledger import Ledger
+from otel_credits_aggregator.access import Token
+from otel_credits_aggregator.ledger import Ledger, OneUserLedger
 from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT, LIMIT_MAX
 from otel_credits_aggregator.ledger.models import UserId
 
@@ -60,7 +61,12 @@ async def _state(request: Request) -> State:
 
 
 async def _ledger(request: Request) -> Ledger:
-    return (await _state(request)).ledger
+    """The ledger, as far as the caller may see it."""
+    ledger = (await _state(request)).ledger
+    token: Token | None = getattr(request.state, "token", None)
+    if token is None or token.user_id is None:
+        return ledger
+    return cast("Ledger", OneUserLedger(ledger, token.user_id))
 
 
 StateOfApp = Annotated[State, Depends(_state)]

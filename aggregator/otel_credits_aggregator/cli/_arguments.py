@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from otel_credits_aggregator.ledger.interface import LIMIT_MAX
 from otel_credits_aggregator.ledger.models import UserId
 
-__all__ = ["AsJson", "Limit", "User", "UserOption", "checked"]
+__all__ = ["AsJson", "Limit", "User", "UserOption", "checked", "in_words"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
@@ -18,7 +18,7 @@ def _user_id(text: str) -> str:
     try:
         return _USER_ID.validate_python(text)
     except ValidationError as error:
-        raise typer.BadParameter(_messages(error)) from error
+        raise typer.BadParameter(in_words(error)) from error
 
 
 def checked(model: type[Model], /, **values: Any) -> Model:
@@ -26,10 +26,11 @@ def checked(model: type[Model], /, **values: Any) -> Model:
     try:
         return model.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        raise typer.BadParameter(_messages(error)) from error
+        raise typer.BadParameter(in_words(error)) from error
 
 
-def _messages(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
+    """All faults of what was given, in one line."""
     return "; ".join(_in_words(fault["loc"], fault["msg"]) for fault in error.errors())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from otel_credits_aggregator.ledger import LedgerError
+from otel_credits_aggregator.ledger import LedgerError, UnauthenticatedError
 from otel_credits_aggregator.migrations import MigrationError
 from otel_credits_aggregator.store import ClickHouseError
 
@@ -33,6 +33,9 @@ class CommandGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader of our output went away; typer ends quietly
+        except UnauthenticatedError as error:
+            complain(f"{error}. The command shows the token in OTEL_CREDITS_TOKEN.")
+            raise typer.Exit(EXIT_COULD_NOT) from error
         except _EXPECTED as error:
             complain(str(error))
             raise typer.Exit(EXIT_COULD_NOT) from error

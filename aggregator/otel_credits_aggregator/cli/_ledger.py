@@ -26,10 +26,10 @@ def open_ledger() -> Ledger:
     """The ledger that the settings mean; the caller closes it. Raises CommandError."""
     settings = load_settings()
     if settings.url:
-        return _server_meant(settings.url)
-    health = _health(settings.local_url)
+        return _server_meant(settings)
+    health = _health(settings.local_url, settings)
     if health is not None and (health.store == store_id(settings.dsn) or not settings.names_a_store):
-        return RemoteLedger(settings.local_url)
+        return _remote(settings.local_url, settings)
     path = embedded_path(settings.dsn)
     if path is not None:
         _check_exists(path)
@@ -58,19 +58,25 @@ def check_not_locked(path: Path, settings: CommandSettings) -> None:
         ) from None
 
 
-def _server_meant(url: str) -> Ledger:
-    if _health(url) is None:
+def _server_meant(settings: CommandSettings) -> Ledger:
+    if _health(settings.url, settings) is None:
         raise CommandError(
-            f"no aggregator answers at {url} (OTEL_CREDITS_URL). Start `otel-credits serve` there, or unset "
+            f"no aggregator answers at {settings.url} (OTEL_CREDITS_URL). Start `otel-credits serve` there, or unset "
             "OTEL_CREDITS_URL to open the store itself."
         )
-    return RemoteLedger(url)
+    return _remote(settings.url, settings)
 
 
-def _health(url: str) -> Health | None:
+def _remote(url: str, settings: CommandSettings) -> RemoteLedger:
+    return RemoteLedger(url, settings.token.get_secret_value(), settings.tls())
+
+
+def _health(url: str, settings: CommandSettings) -> Health | None:
     """What the server at a URL says of itself; None if none answers, or one that is not ours."""
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/healthz", timeout=_HEALTH_TIMEOUT_S, trust_env=False)
+        answer = httpx.get(
+            f"{url.rstrip('/')}/healthz", timeout=_HEALTH_TIMEOUT_S, trust_env=False, verify=settings.tls() or True
+        )
         return Health.model_validate_json(answer.content)
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError):
         return None

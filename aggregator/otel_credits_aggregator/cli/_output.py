@@ -68,6 +68,8 @@ def shown(value: object) -> str:
             return f"{value:%Y-%m-%d %H:%M:%S}"
         case date():
             return value.isoformat()
+        case tuple():
+            return ", ".join(shown(part) for part in value)
         case dict() | list():
             return _printable(json.dumps(value, ensure_ascii=False))
         case _:

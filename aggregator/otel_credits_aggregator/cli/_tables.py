@@ -2,7 +2,17 @@
 
 from otel_credits_aggregator.cli._output import Column
 
-__all__ = ["BALANCE", "DIFFERENCE", "EVENT", "GRANT", "PRICE", "QUARANTINED_USAGE", "QUARANTINE_REASON", "USER"]
+__all__ = [
+    "BALANCE",
+    "DIFFERENCE",
+    "EVENT",
+    "GRANT",
+    "PRICE",
+    "QUARANTINED_USAGE",
+    "QUARANTINE_REASON",
+    "TOKEN",
+    "USER",
+]
 
 BALANCE = (
     Column("user_id", "user"),
@@ -29,6 +39,14 @@ GRANT = (
     Column("created_at", "time (UTC)"),
 )
 USER = (Column("id", "user"), Column("email", "email"), Column("name", "name"))
+TOKEN = (
+    Column("name", "name"),
+    Column("role", "role"),
+    Column("user_id", "user"),
+    Column("services", "services"),
+    Column("action_types", "actions"),
+    Column("created_at", "made (UTC)"),
+)
 PRICE = (
     Column("action_type", "action"),
     Column("model", "model"),

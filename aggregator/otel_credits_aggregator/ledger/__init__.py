@@ -5,9 +5,11 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `_read_only_sql` (what a query from outside may do), `local`, `remote`.
+`_grants` (granting once), `_read_only_sql` (what a query from outside may do), `_one_user` (what a
+user's own token sees), `local`, `remote`.
 """
 
+from otel_credits_aggregator.ledger._one_user import OneUserLedger
 from otel_credits_aggregator.ledger.errors import (
     BusyError,
     ConflictError,
@@ -15,8 +17,10 @@ from otel_credits_aggregator.ledger.errors import (
     InvalidRequestError,
     LedgerError,
     NotFoundError,
+    NotPermittedError,
     ServerUnreachableError,
     StoreUnavailableError,
+    UnauthenticatedError,
 )
 from otel_credits_aggregator.ledger.interface import Ledger
 from otel_credits_aggregator.ledger.local import LocalLedger, Replay, store_id
@@ -53,6 +57,8 @@ __all__ = [
     "NewGrant",
     "NewPrice",
     "NotFoundError",
+    "NotPermittedError",
+    "OneUserLedger",
     "Price",
     "Profile",
     "QuarantineReason",
@@ -62,6 +68,7 @@ __all__ = [
     "Replayed",
     "ServerUnreachableError",
     "StoreUnavailableError",
+    "UnauthenticatedError",
     "User",
     "store_id",
 ]

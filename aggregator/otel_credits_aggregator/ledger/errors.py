@@ -7,8 +7,10 @@ __all__ = [
     "InvalidRequestError",
     "LedgerError",
     "NotFoundError",
+    "NotPermittedError",
     "ServerUnreachableError",
     "StoreUnavailableError",
+    "UnauthenticatedError",
 ]
 
 
@@ -18,6 +20,14 @@ class LedgerError(Exception):
 
 class NotFoundError(LedgerError):
     """What was asked for is not there."""
+
+
+class UnauthenticatedError(LedgerError):
+    """The server asks for a token, and got none that it knows."""
+
+
+class NotPermittedError(LedgerError):
+    """The token is not for this."""
 
 
 class ConflictError(LedgerError):

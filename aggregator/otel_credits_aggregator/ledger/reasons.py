@@ -18,6 +18,8 @@ HINTS: Mapping[str, str] = {
     "metric_has_no_temporality": "The sender did not say whether it is delta or cumulative: "
     "set delta temporality there.",
     "duplicate_attribute": f"An attribute is there twice, so its value is not certain. {_RESEND}",
+    "not_allowed": "Its sender's token is bound to other services or actions. If the sender is right, make it a token that "
+    f"may (otel-credits tokens add); else find out who used the token. {_RESEND}",
     "invalid_trace_id": f"The trace id is not 16 bytes, or all zero, so copies could not be told apart. {_RESEND}",
     "invalid_span_id": f"The span id is not 8 bytes, or all zero, so copies could not be told apart. {_RESEND}",
     "time_missing": f"The end time is 0: end the span before it is exported. {_RESEND}",

@@ -1,5 +1,6 @@
 """The ledger of a running aggregator, over its HTTP API."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -14,8 +15,10 @@ from otel_credits_aggregator.ledger.errors import (
     InvalidRequestError,
     LedgerError,
     NotFoundError,
+    NotPermittedError,
     ServerUnreachableError,
     StoreUnavailableError,
+    UnauthenticatedError,
 )
 from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
@@ -41,6 +44,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 _ERRORS: Mapping[int, type[LedgerError]] = {
     400: InvalidQueryError,
+    401: UnauthenticatedError,
+    403: NotPermittedError,
     404: NotFoundError,
     409: ConflictError,
     422: InvalidRequestError,
@@ -50,11 +55,18 @@ _ERRORS: Mapping[int, type[LedgerError]] = {
 
 
 class RemoteLedger:
-    """The ledger behind an aggregator's API at `url`."""
+    """The ledger behind an aggregator's API.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: where the API is.
+        token: shown with each call, if the server asks for one.
+        tls: whom to trust and which certificate to show; None: the usual authorities and no certificate.
+    """
+
+    def __init__(self, url: str, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False, headers=headers, verify=tls or True)
 
     def __enter__(self) -> Self:
         return self
