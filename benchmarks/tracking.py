@@ -13,7 +13,7 @@ from otel_credits import _attributes as names
 
 from benchmarks._report import Figure, Report, Target, median, spread
 
-__all__ = ["run"]
+__all__ = ["run", "track"]
 
 _TARGET = Target(1.5, goal=1.25)
 # Less than the batch of either (512, 1000), so that no export thread works while the caller is timed; it does so in the
@@ -82,10 +82,11 @@ def run(quick: bool) -> Report:
 def _ours() -> _Side:
     exporter = _Discard()
     otel_credits.configure(exporter=exporter)
-    return _Side(_track, lambda: otel_credits.flush(timeout_s=_FLUSH_TIMEOUT_S), otel_credits.shutdown, exporter)
+    return _Side(track, lambda: otel_credits.flush(timeout_s=_FLUSH_TIMEOUT_S), otel_credits.shutdown, exporter)
 
 
-def _track() -> None:
+def track() -> None:
+    """One usage of a model, as a chat app records it."""
     track_ai_usage(
         user_id="8a1cf6a4-3f0e-4f5e-9d5c-5d1f6f1f9a10",
         action_type=ActionType.AI_CHAT_MESSAGE,

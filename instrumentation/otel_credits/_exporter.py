@@ -10,16 +10,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
-from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits._guard import say_once
 from otel_credits._queue import REJECTED, Stats, UsageQueue
 from otel_credits._reports import Reports
-from otel_credits._senders import Answer, Sender, SenderFactory, Verdict
+from otel_credits._senders import Answer, Batch, Sender, SenderFactory, Verdict
 from otel_credits._settings import Settings
 
 if TYPE_CHECKING:
@@ -148,6 +147,9 @@ class ExportThread:
                 return
             while not self._stopping and self._send_one():
                 self._queue.take_over()
+            if time.monotonic() >= self._idle_until:
+                while not self._stopping and self._send_left():
+                    pass
         except Exception:
             # Nothing here is expected to raise. The thread must outlive what is unexpected: it is asked again later.
             logger.exception("credits: the export thread met an unexpected error; it goes on")
@@ -183,10 +185,24 @@ class ExportThread:
     def _send_one(self) -> bool:
         """Send the oldest batch. False: there is nothing to send, or a wait comes first."""
         batch = self._queue.batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
-        return bool(batch) and self._deliver(batch)
+        return bool(batch) and self._deliver(batch, self._settle_own)
 
-    def _deliver(self, batch: Sequence[ReadableSpan]) -> bool:
-        """One attempt with `batch`, which is the head of the queue. False: it is still there, and waits."""
+    def _send_left(self) -> bool:
+        """Send the oldest batch that a dead process left on disk. False: there is none, or a wait comes first, or
+        usage of our own."""
+        if self._queue.inbox_length():
+            return False
+        batch = self._queue.left_batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
+        return bool(batch) and self._deliver(batch, self._settle_left)
+
+    def _settle_left(self, count: int, rejected: int) -> None:
+        self._queue.settle_left(count)
+
+    def _settle_own(self, count: int, rejected: int) -> None:
+        self._queue.settle(count, rejected, REJECTED)
+
+    def _deliver(self, batch: Batch, settle: Callable[[int, int], None]) -> bool:
+        """One attempt with `batch`, which is the head of its queue. False: it is still there, and waits."""
         answer = self._attempt(batch)
         if self._stopping:  # the queue may have another owner already
             return False
@@ -198,18 +214,18 @@ class ExportThread:
         if answer.verdict is Verdict.REFUSED_DATA and len(batch) > 1:
             # Something in the batch is bad. Its neighbours shall be charged: it is found by sending halves.
             half = len(batch) // 2
-            return self._deliver(batch[:half]) and self._deliver(batch[half:])
-        self._settle(len(batch), answer)
+            return self._deliver(batch[:half], settle) and self._deliver(batch[half:], settle)
+        self._settle(len(batch), answer, settle)
         return True
 
-    def _attempt(self, batch: Sequence[ReadableSpan]) -> Answer:
+    def _attempt(self, batch: Batch) -> Answer:
         try:
             sender = self._sender = self._sender or self._factory()
         except Exception as error:
             return Answer(Verdict.RETRY, f"no exporter: {error!r}")
         return sender.send(batch, self._settings.export_timeout_s)
 
-    def _settle(self, count: int, answer: Answer) -> None:
+    def _settle(self, count: int, answer: Answer, settle: Callable[[int, int], None]) -> None:
         """The receiver has had its last word on the `count` oldest usages."""
         delivered = answer.verdict is Verdict.DELIVERED
         rejected = min(answer.rejected, count) if delivered else count
@@ -219,7 +235,7 @@ class ExportThread:
             logger.warning("credits: the receiver says: %s", answer.detail)
         if count > rejected and logger.isEnabledFor(logging.DEBUG):
             logger.debug("credits: exported %d usages", count - rejected)
-        self._queue.settle(count, rejected, REJECTED)
+        settle(count, rejected)
 
     def _back_off(self, answer: Answer) -> None:
         """Wait before the next attempt: doubling, with jitter, or as long as the receiver asks for."""

@@ -10,7 +10,9 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import util as multiprocessing_util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -47,7 +49,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings, factory: SenderFactory) -> None:
         self.settings = settings
-        self.queue = UsageQueue(spans_max=settings.queue_spans_max, bytes_max=settings.queue_bytes_max)
+        self.queue = _queue(settings)
         self.instance = Instance()
         self.thread = ExportThread(self.queue, factory, settings, self._counters)
         self._resource: Resource | None = None
@@ -56,10 +58,19 @@ class Pipeline:
         self._hook: ProviderHook | None = None
         self._refused_logged_at = 0.0
         self._lost_reported = 0
+        self.send_left_files()
+
+    def send_left_files(self) -> None:
+        """If earlier processes left usage on disk, do not wait for the first usage of this one to send it."""
+        folder = self.settings.spool_dir
+        if folder is not None and any(Path(folder).glob("*.usage")):
+            self._start()
 
     def change(self, settings: Settings, factory: SenderFactory) -> None:
         """Go on with other settings. What waits is sent by the new ones."""
         self.thread.stop(timeout_s=1.0)
+        if settings.spool_dir != self.settings.spool_dir:
+            settings = self._change_spool(settings)
         self.settings = settings
         self.queue.spans_max, self.queue.bytes_max = settings.queue_spans_max, settings.queue_bytes_max
         self.queue.closed = False
@@ -67,6 +78,15 @@ class Pipeline:
         self.thread = ExportThread(self.queue, factory, settings, self._counters)
         if self.queue.stats().waiting:
             self.thread.start()
+        self.send_left_files()
+
+    def _change_spool(self, settings: Settings) -> Settings:
+        """Usage moves to the disk, or to another folder, only before there is any."""
+        if self.queue.stats().recorded == 0:
+            self.queue = _queue(settings)
+            return settings
+        logger.error("credits: OTEL_CREDITS_SPOOL_DIR cannot change once usage was recorded; it stays as it was")
+        return replace(settings, spool_dir=self.settings.spool_dir)
 
     def watch_spans(self, accept: Callable[[ReadableSpan], None]) -> None:
         """Put the processor on the app's tracer provider. It hands usage spans to `accept`."""
@@ -140,6 +160,9 @@ class Pipeline:
         self.queue.closed = True
         self.thread.stop(timeout_s=1.0)
         given_up = self.queue.give_up_waiting(SHUTDOWN)
+        left = self.queue.end()
+        if left:
+            logger.warning("credits: %d usages wait in %s for the next start", left, self.settings.spool_dir)
         if given_up:
             logger.error("credits: %d usages were not delivered before the end and are NOT charged", given_up)
         return delivered and not given_up
@@ -167,6 +190,14 @@ class Pipeline:
         """The app has another tracer provider now: ask it for its resource at the next usage."""
         self._resource = None
 
+    def before_fork(self) -> None:
+        """This process is about to fork."""
+        self.queue.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """It has forked."""
+        self.queue.after_fork_in_parent()
+
     def after_fork(self) -> None:
         """In a forked child: nothing of the parent's waits here, and no thread runs."""
         self.queue.reset_after_fork()
@@ -174,3 +205,12 @@ class Pipeline:
         self.instance = Instance()
         self._resource = self._stamped = None
         self._lost_reported = 0
+
+
+def _queue(settings: Settings) -> UsageQueue:
+    bounds = {"spans_max": settings.queue_spans_max, "bytes_max": settings.queue_bytes_max}
+    if settings.spool_dir is None:
+        return UsageQueue(**bounds)
+    from otel_credits._spool_queue import SpoolQueue
+
+    return SpoolQueue(Path(settings.spool_dir), spool_bytes_max=settings.spool_bytes_max, **bounds)

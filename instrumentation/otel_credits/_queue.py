@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
+from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits._amounts import AttributeValue
 from otel_credits._attributes import SEQ
+
+if TYPE_CHECKING:
+    from otel_credits._spool import StoredSpan
 
 # What a span weighs beside its text: ids, times, names of attributes, and Python's own overhead.
 _SPAN_BYTES = 1000
@@ -93,6 +97,9 @@ class UsageQueue:
         self._inbox.append((span, size_bytes))
         return True
 
+    def _waiting(self) -> int:
+        return len(self._inbox) + len(self._held)
+
     def inbox_length(self) -> int:
         """How many usages are new since the export thread last looked."""
         return len(self._inbox)
@@ -106,7 +113,7 @@ class UsageQueue:
                 self._held.append(item)
                 self._held_bytes += item[1]
 
-    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan]:
+    def batch(self, spans_max: int, bytes_max: int) -> Sequence[ReadableSpan | StoredSpan]:
         """The oldest held usages, as many as fit; at least one if any is held. They stay held."""
         with self.state:
             spans: list[ReadableSpan] = []
@@ -123,11 +130,14 @@ class UsageQueue:
         with self.state:
             for _ in range(count):
                 self._held_bytes -= self._held.popleft()[1]
-            self._done += count
-            self._exported += count - failed
-            if failed:
-                self._failed[reason] += failed
-            self.state.notify_all()
+            self._count_settled(count, failed, reason)
+
+    def _count_settled(self, count: int, failed: int, reason: str) -> None:
+        self._done += count
+        self._exported += count - failed
+        if failed:
+            self._failed[reason] += failed
+        self.state.notify_all()
 
     def count_failed(self, reason: str, count: int = 1) -> None:
         """Count usages that never got into the queue."""
@@ -135,7 +145,7 @@ class UsageQueue:
             self._failed[reason] += count
 
     def give_up_waiting(self, reason: str) -> int:
-        """Everything that still waits is given up. Returns how many that were."""
+        """Everything that still waits in memory is given up. Returns how many that were."""
         self.take_over()
         with self.state:
             count = len(self._held)
@@ -145,7 +155,7 @@ class UsageQueue:
     def stats(self) -> Stats:
         """The counts, consistent with each other."""
         with self.state:
-            waiting = len(self._inbox) + len(self._held)
+            waiting = self._waiting()
             failed = sum(self._failed.values())
             return Stats(self._exported + failed + waiting, self._exported, failed, waiting, dict(self._failed))
 
@@ -153,7 +163,7 @@ class UsageQueue:
         """How many usages the queue ever took. The queue keeps their order, so `done()` reaches this number when
         all of them are settled."""
         with self.state:
-            return self._done + len(self._held) + len(self._inbox)
+            return self._done + self._waiting()
 
     def done(self) -> int:
         """How many of the usages that the queue took are settled, well or not."""
@@ -165,8 +175,28 @@ class UsageQueue:
         with self.state:
             return sum(self._failed.values()) - self._failed[BAD_ARGUMENT]
 
+    def left_batch(self, spans_max: int, bytes_max: int) -> Sequence[StoredSpan]:
+        """The oldest usages that a dead process left behind (only on disk)."""
+        return ()
+
+    def settle_left(self, count: int) -> None:
+        """The `count` oldest of them are done with."""
+
+    def end(self) -> int:
+        """The process ends. Returns how many usages still wait where they outlive it."""
+        return 0
+
+    def before_fork(self) -> None:
+        """This process is about to fork. A queue in memory needs no preparation, and no lock."""
+
+    def after_fork_in_parent(self) -> None:
+        """It has forked."""
+
     def reset_after_fork(self) -> None:
         """In a forked child: what waits belongs to the parent, which sends it. Start empty, with new locks."""
         closed = self.closed
-        self.__init__(spans_max=self.spans_max, bytes_max=self.bytes_max)  # type: ignore[misc]
+        self._start_empty()
         self.closed = closed
+
+    def _start_empty(self) -> None:
+        UsageQueue.__init__(self, spans_max=self.spans_max, bytes_max=self.bytes_max)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -103,6 +104,8 @@ def configure(
     retry_max_s: float | None = None,
     shutdown_timeout_s: float | None = None,
     counters_interval_s: float | None = None,
+    spool_dir: str | None = None,
+    spool_bytes_max: int | None = None,
     exporter: SpanExporter | None = None,
 ) -> None:
     """Set the library up. What is not given is read from the environment (see instrumentation/README.md, "Settings").
@@ -131,6 +134,9 @@ def _configure(given: dict[str, Any], exporter: SpanExporter | None) -> None:
         if _pipeline is not None and not _pipeline.queue.closed and exporter is None and given in ({}, _given):
             return
         settings = load_settings(given)
+        if exporter is not None and settings.spool_dir is not None:
+            say_once("spool", logging.WARNING, "credits: there is no spool with an exporter of your own")
+            settings = replace(settings, spool_dir=None)
         set_strict(settings.strict)
         trust_inbound_baggage(settings.trust_baggage)
         factory = _factory(settings, exporter)
@@ -154,10 +160,14 @@ def _factory(settings: Settings, exporter: SpanExporter | None) -> SenderFactory
 
 
 def _register_once(pipeline: Pipeline) -> None:
-    register_counters(pipeline.queue.stats)
+    register_counters(lambda: pipeline.queue.stats())
     atexit.register(shutdown)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=pipeline.after_fork)
+        os.register_at_fork(
+            before=pipeline.before_fork,
+            after_in_parent=pipeline.after_fork_in_parent,
+            after_in_child=pipeline.after_fork,
+        )
 
 
 def _new_lock() -> None:

@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -24,6 +24,10 @@ from otel_credits._guard import say_once
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    from otel_credits._spool import StoredSpan
+
+Batch = Sequence["ReadableSpan | StoredSpan"]
 
 
 class Verdict(Enum):
@@ -55,7 +59,7 @@ class Answer:
 class Sender(Protocol):
     """Sends batches to one endpoint."""
 
-    def send(self, spans: Sequence[ReadableSpan], timeout_s: float) -> Answer:
+    def send(self, spans: Batch, timeout_s: float) -> Answer:
         """Make one attempt to deliver `spans`. Does not raise."""
 
     def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
@@ -135,6 +139,15 @@ def _single_attempts(exporter: Any, sender: Callable[[Any], Sender], needs: tupl
     return sender(exporter)
 
 
+def _request(spans: Batch, encode: Callable[[Sequence[ReadableSpan]], Any]) -> Any:
+    """The request for `spans`. A batch is all from memory or all from disk, where the spans are encoded already."""
+    if isinstance(spans[0], ReadableSpan):
+        return encode(cast("Sequence[ReadableSpan]", spans))
+    from otel_credits._spool import request_of
+
+    return request_of(cast("Sequence[StoredSpan]", spans))
+
+
 class GrpcSender:
     """OTLP/gRPC, over the channel, credentials and headers of the official exporter."""
 
@@ -144,9 +157,9 @@ class GrpcSender:
         self._exporter = exporter
         self._rpc_error: type[Exception] = RpcError
 
-    def send(self, spans: Sequence[ReadableSpan], timeout_s: float) -> Answer:
+    def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            request = self._exporter._translate_data(spans)
+            request = _request(spans, self._exporter._translate_data)
         except Exception as error:
             return Answer(Verdict.REFUSED_DATA, f"cannot be encoded: {error}")
         try:
@@ -209,10 +222,10 @@ class HttpSender:
         self._exporter = exporter
         self._encode = encode_spans
 
-    def send(self, spans: Sequence[ReadableSpan], timeout_s: float) -> Answer:
+    def send(self, spans: Batch, timeout_s: float) -> Answer:
         client = self._exporter._client
         try:
-            data = client._compress(self._encode(spans).SerializeToString())
+            data = client._compress(_request(spans, self._encode).SerializeToString())
         except Exception as error:
             return Answer(Verdict.REFUSED_DATA, f"cannot be encoded: {error}")
         try:
@@ -278,9 +291,9 @@ class ExporterSender:
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
 
-    def send(self, spans: Sequence[ReadableSpan], timeout_s: float) -> Answer:
+    def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            result = self._exporter.export(spans)
+            result = self._exporter.export(cast("Sequence[ReadableSpan]", spans))
         except Exception as error:
             return Answer(Verdict.RETRY, repr(error))
         return Answer(Verdict.DELIVERED) if result is SpanExportResult.SUCCESS else Answer(Verdict.RETRY, str(result))

@@ -104,6 +104,18 @@ class Settings:
         _interval_s,
         "how often the counters credits.client.* are sent with the usage, if they changed; 0 or off: never",
     )
+    spool_dir: str | None = _setting(
+        "OTEL_CREDITS_SPOOL_DIR",
+        None,
+        str,
+        "a folder of this app alone, where usage waits on disk instead of in memory and outlives the process",
+    )
+    spool_bytes_max: int = _setting(
+        "OTEL_CREDITS_SPOOL_BYTES_MAX",
+        256_000_000,
+        _positive_int,
+        "bytes of usage that wait on disk, for each process; then the newest are refused",
+    )
     charge_genai: bool = _setting(
         "OTEL_CREDITS_CHARGE_GENAI", False, _switch, "also send LLM spans of other instrumentations, which are charged"
     )

@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BENCHMARKS = {
     "ingest": 12,
     "tracking": 3,
+    "app_spool": 4,
     "balance_under_load": 5,
     "balance_growth": 4,
     "latency": 3,
