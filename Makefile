@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := embedded,fastapi,celery
+EXTRAS := embedded,fastapi,celery,jwt
 
 .DEFAULT_GOAL := help
 .PHONY: help install system demo serve test test-long check format bench collector constraints clean

@@ -38,12 +38,19 @@ RESPONSE_MODEL: Final = "gen_ai.response.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
 PROVIDER_NAME: Final = "gen_ai.provider.name"
 
+# What decides about a charge, and may not be lost to the SDK's limit on a span's attributes.
+CHARGE_PREFIXES: Final = ("credits.", "gen_ai.", "llm.", "openinference.")
 # A span with an attribute of one of these families may be an LLM call (`OTEL_CREDITS_CHARGE_GENAI=on`).
 GENAI_PREFIXES: Final = ("gen_ai.", "llm.")
 OPENINFERENCE_KIND: Final = "openinference.span.kind"
 
-# The user as a W3C baggage member, and the Celery message header of our own that carries it (see _baggage.py).
-BAGGAGE_USER: Final = "credits.user_id"
+# The usage context as members of W3C baggage, and the Celery message header of our own that carries them (_baggage.py).
+BAGGAGE_USER: Final = CREDITS_USER_ID
+BAGGAGE_ACTION_TYPE: Final = ACTION_TYPE
+BAGGAGE_DESCRIPTION: Final = DESCRIPTION
+BAGGAGE_RESOURCE_ID: Final = RESOURCE_ID
+BAGGAGE_RESOURCE_TYPE: Final = RESOURCE_TYPE
+BAGGAGE_METADATA: Final = "credits.metadata"
 CELERY_HEADER: Final = "credits_baggage"
 
 COUNTER_RECORDED: Final = "credits.client.recorded"

@@ -15,8 +15,8 @@ from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
-from otel_credits._runtime import configure, shutdown
-from otel_credits._settings import endpoint_in_environment, load_settings
+from otel_credits._runtime import configure, current_settings, shutdown
+from otel_credits._settings import endpoint_in_environment
 
 logger = logging.getLogger("otel_credits")
 
@@ -53,7 +53,7 @@ def _fastapi() -> None:
     if importlib.util.find_spec("fastapi") is not None:
         from otel_credits.fastapi import instrument_all_apps
 
-        instrument_all_apps(load_settings({}).user)
+        instrument_all_apps(current_settings().user)
 
 
 def _celery() -> None:

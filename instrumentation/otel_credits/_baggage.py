@@ -1,31 +1,108 @@
-"""The user as W3C baggage, for the messages of our own that cross a process.
+"""The usage context as W3C baggage, for where it crosses to another process.
 
-It travels in a header of its own and not in `baggage`: whoever calls the app writes that one, and OpenTelemetry passes
-it on. A client that put `credits.user_id` into its baggage would choose who pays for the tasks of its request.
+To a Celery task it travels in a message header of its own and not in `baggage`: whoever calls the app writes that one,
+and OpenTelemetry passes it on. A client that put `credits.user_id` into its baggage would choose who pays for the
+tasks of its request. Over HTTP it travels in `baggage`, and only to hosts that are declared trusted (_propagator.py).
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 
-from otel_credits._attributes import BAGGAGE_USER
+from otel_credits._attributes import (
+    BAGGAGE_ACTION_TYPE,
+    BAGGAGE_DESCRIPTION,
+    BAGGAGE_METADATA,
+    BAGGAGE_RESOURCE_ID,
+    BAGGAGE_RESOURCE_TYPE,
+    BAGGAGE_USER,
+)
+from otel_credits._context import UsageContext, current_usage, current_user
 
 _FIELD = "baggage"
 _propagator = W3CBaggagePropagator()
+_TEXTS = {
+    "action_type": BAGGAGE_ACTION_TYPE,
+    "resource_id": BAGGAGE_RESOURCE_ID,
+    "resource_type": BAGGAGE_RESOURCE_TYPE,
+    "description": BAGGAGE_DESCRIPTION,
+}
+# The members of ours. The user comes first: what does not fit into a header is left out from the end.
+MEMBERS = (BAGGAGE_USER, *_TEXTS.values(), BAGGAGE_METADATA)
 
 
-def encode_user(user: str) -> str:
-    """The header's value for `user`, in the format of W3C baggage."""
+def members_of_context(context: Context | None = None) -> dict[str, str]:
+    """The usage context as members of W3C baggage; empty if there is nothing to say."""
+    user, usage = current_user(context), current_usage(context)
+    found = {} if user is None else {BAGGAGE_USER: user}
+    if usage is not None:
+        texts = ((member, getattr(usage, name)) for name, member in _TEXTS.items())
+        found |= {member: str(value) for member, value in texts if value is not None}
+        if usage.metadata:
+            found[BAGGAGE_METADATA] = json.dumps(dict(usage.metadata), default=str)
+    return found
+
+
+def usage_of_members(members: Mapping[str, object]) -> UsageContext | None:
+    """The usage context that members of baggage describe, or None if none of ours is among them."""
+    texts = {name: value for name in MEMBERS if isinstance(value := members.get(name), str) and value}
+    if not texts:
+        return None
+    fields: dict[str, Any] = {name: texts.get(member) for name, member in _TEXTS.items()}
+    return UsageContext(user=texts.get(BAGGAGE_USER), metadata=_metadata(texts.get(BAGGAGE_METADATA)), **fields)
+
+
+def _metadata(text: str | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def with_members(context: Context, members: Mapping[str, str]) -> Context:
+    """`context` whose baggage has these members of ours and no other ones of ours."""
+    changed = without_members(context)
+    for name, value in members.items():
+        changed = baggage.set_baggage(name, value, changed)
+    return changed
+
+
+def without_members(context: Context) -> Context:
+    """`context` without the members of ours that came with a request."""
+    changed = context
+    for name in MEMBERS:
+        if baggage.get_baggage(name, changed) is not None:
+            changed = baggage.remove_baggage(name, changed)
+    return changed
+
+
+def header_of(members: Mapping[str, str]) -> str:
+    """Members as the value of a header, in the format of W3C baggage."""
     carrier: dict[str, str] = {}
-    _propagator.inject(carrier, baggage.set_baggage(BAGGAGE_USER, user, Context()))
+    _propagator.inject(carrier, with_members(Context(), members))
     return carrier.get(_FIELD, "")
 
 
-def decode_user(header: object) -> str | None:
-    """The user that a header names, if it does."""
+def members_of_header(header: object) -> dict[str, object]:
+    """The members that a header has."""
     if not isinstance(header, str):
-        return None
-    user = baggage.get_baggage(BAGGAGE_USER, _propagator.extract({_FIELD: header}, Context()))
-    return user if isinstance(user, str) and user else None
+        return {}
+    return dict(baggage.get_all(_propagator.extract({_FIELD: header}, Context())))
+
+
+def header_without(header: str, names: Iterable[str]) -> str:
+    """A baggage header without the members of these names; the rest stays as it is, to the letter."""
+    unwanted = set(names)
+    members = (member for member in header.split(",") if member.strip())
+    return ",".join(member for member in members if _name(member) not in unwanted)
+
+
+def _name(member: str) -> str:
+    return next(iter(members_of_header(member.split(";")[0])), "")

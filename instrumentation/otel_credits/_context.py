@@ -51,6 +51,33 @@ class UsageContext:
         self.resource_type = resource_type
         self.metadata = metadata
 
+    @classmethod
+    def within(
+        cls,
+        outer: UsageContext | None,
+        *,
+        user: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        inherit_user: bool = True,
+        **own: Any,
+    ) -> UsageContext:
+        """A usage context inside another: what it does not say itself is what `outer` says."""
+        if outer is None:
+            return cls(user=user, metadata=metadata or None, **own)
+        inherited = {
+            name: own[name] if own.get(name) is not None else getattr(outer, name)
+            for name in ("action_type", "description", "resource_id", "resource_type")
+        }
+        merged = {**(outer.metadata or {}), **(metadata or {})} or None
+        resolve = (lambda: outer.user) if inherit_user and user is None else None
+        return cls(user=user, resolve=resolve, metadata=merged, **inherited)
+
+    def fill_in(self, carried: UsageContext) -> None:
+        """Take from `carried` what this one does not say itself, but for the user."""
+        for name in ("action_type", "description", "resource_id", "resource_type", "metadata"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(carried, name))
+
     @property
     def user(self) -> str | None:
         """The user as text. The resolver is asked until it knows one."""
@@ -88,6 +115,11 @@ def trust_inbound_baggage(trust: bool) -> None:
     _trust_baggage = trust
 
 
+def inbound_baggage_is_trusted() -> bool:
+    """Whether the baggage that a request came with may say who the user is."""
+    return _trust_baggage
+
+
 def current_user(context: Context | None = None) -> str | None:
     """The user of the innermost usage context; if baggage is trusted, else the one that came with the request."""
     usage = current_usage(context)
@@ -98,8 +130,8 @@ def current_user(context: Context | None = None) -> str | None:
     return user
 
 
-def with_usage(usage: UsageContext, context: Context | None = None) -> Context:
-    """A context in which `usage` is the innermost usage context."""
+def with_usage(usage: UsageContext | None, context: Context | None = None) -> Context:
+    """A context in which `usage` is the innermost usage context (None: in which there is none)."""
     return context_api.set_value(_KEY, usage, context)
 
 
@@ -119,15 +151,15 @@ def usage_context(
     any instrumentation know who pays. What is left out is inherited from the usage context around it. Works in sync
     and async code.
     """
-    outer = current_usage()
-    usage = UsageContext(
+    usage = UsageContext.within(
+        current_usage(),
         user=_user_or_none(user_id),
-        resolve=(lambda: outer.user) if outer is not None and user_id is None else None,
-        action_type=action_type or (outer.action_type if outer else None),
-        description=description or (outer.description if outer else None),
-        resource_id=resource_id if resource_id is not None else (outer.resource_id if outer else None),
-        resource_type=resource_type or (outer.resource_type if outer else None),
-        metadata={**(outer.metadata or {} if outer else {}), **(metadata or {})} or None,
+        inherit_user=user_id is None,
+        action_type=action_type,
+        description=description,
+        resource_id=resource_id,
+        resource_type=resource_type,
+        metadata=metadata,
     )
     token = context_api.attach(with_usage(usage))
     try:

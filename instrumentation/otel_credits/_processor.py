@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
-from otel_credits._context import current_user
+from otel_credits._context import current_usage, current_user
 from otel_credits._guard import say_once
+from otel_credits._span_memory import recall, remember
 from otel_credits._usage import span_like
 
 
@@ -31,6 +33,7 @@ class CreditsSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
             user = current_user(parent_context)
+            remember(span, current_usage(parent_context), span.attributes)
             if user is not None:
                 _name_user(span, user)
         except Exception as error:
@@ -38,9 +41,11 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            attributes = span.attributes
+            present = span.attributes or {}
+            lost = _lost_attributes(span, present)
+            attributes = {**lost, **present} if lost else present
             if attributes and (ACTION_TYPE in attributes or (self._charge_genai() and may_be_llm_call(attributes))):
-                self._accept(_with_user(span))
+                self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
 
@@ -64,13 +69,20 @@ def may_be_llm_call(attributes: Mapping[str, object]) -> bool:
     return OPENINFERENCE_KIND in attributes or any(name.startswith(GENAI_PREFIXES) for name in attributes)
 
 
-def _with_user(span: ReadableSpan) -> ReadableSpan:
-    """The span, with the user of the current context if it lost its own (the SDK drops a span's oldest attributes
-    once it has 128)."""
-    attributes = span.attributes or {}
-    if CREDITS_USER_ID in attributes or USER_ID in attributes:
-        return span
-    user = current_user()
-    if user is None:
-        return span
-    return span_like(span, {**attributes, CREDITS_USER_ID: user}, span.resource)
+def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any]) -> dict[str, Any]:
+    """What the span lost (see _span_memory.py), and the user of its usage context if that was not known before."""
+    memory = recall(span)
+    lost: dict[str, Any] = {}
+    if memory is not None and memory.attributes and span.dropped_attributes:
+        lost = {name: value for name, value in memory.attributes.items() if name not in present}
+    if CREDITS_USER_ID not in present and CREDITS_USER_ID not in lost:
+        user = None if memory is None or memory.usage is None else memory.usage.user
+        user = user if user is not None else _user_if_none(present)
+        if user is not None:
+            lost[CREDITS_USER_ID] = user
+    return lost
+
+
+def _user_if_none(attributes: Mapping[str, Any]) -> str | None:
+    """The user of the current context, for a span that names none and belongs to no usage context."""
+    return None if USER_ID in attributes else current_user()

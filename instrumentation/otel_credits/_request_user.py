@@ -4,6 +4,8 @@ A resolver is one of:
 
 - `"header:NAME"`: the value of a request header. Only for a header that a proxy of yours sets and strips from outside.
 - `"state:NAME"` or `"state:NAME.ATTRIBUTE"`: what an authentication middleware put into `request.state`.
+- `"jwt:CLAIM"`: a claim of the bearer token, if its signature verifies (see _token_user.py; `otel-credits[jwt]`);
+  `"jwt-unverified:CLAIM"` behind a gateway that has verified it.
 - a function of the request (`starlette.requests.HTTPConnection`), sync or async, that returns the user id or None.
   It may not read the body.
 
@@ -21,18 +23,35 @@ from starlette.requests import HTTPConnection
 
 from otel_credits._amounts import UserId
 from otel_credits._context import UsageContext
+from otel_credits._settings import Settings
 
 Scope = MutableMapping[str, Any]
 UserResolver = str | Callable[[HTTPConnection], UserId | Awaitable[UserId | None] | None]
 
 
-def check_resolver(resolver: object) -> None:
-    """Raise ValueError for something that is not a resolver: a mistake in set-up is best seen at set-up."""
+def prepare_resolver(resolver: object, settings: Settings) -> UserResolver | None:
+    """Check a resolver, and read the keys that it needs: a mistake in set-up is best seen at set-up.
+
+    Raises:
+        ValueError: it is not a resolver, or tokens cannot be verified.
+    """
     if resolver is None or callable(resolver):
-        return
+        return resolver
     kind, _, name = str(resolver).partition(":")
-    if kind not in {"header", "state"} or not name.strip():
-        raise ValueError(f"user resolver {resolver!r}: expected header:NAME, state:NAME or a function of the request")
+    name = name.strip()
+    if kind not in {"header", "state", "jwt", "jwt-unverified"} or not name:
+        raise ValueError(
+            f"user resolver {resolver!r}: expected header:NAME, state:NAME, jwt:CLAIM or a function of the request"
+        )
+    return _token_resolver(kind, name, settings) if kind.startswith("jwt") else f"{kind}:{name}"
+
+
+def _token_resolver(kind: str, claim: str, settings: Settings) -> UserResolver:
+    try:
+        from otel_credits._token_user import token_resolver
+    except ModuleNotFoundError as error:
+        raise ValueError(f"user resolver {kind}: needs {error.name}: pip install 'otel-credits[jwt]'") from None
+    return token_resolver(kind, claim, settings)
 
 
 async def usage_of_request(resolver: UserResolver | None, scope: Scope) -> UsageContext:

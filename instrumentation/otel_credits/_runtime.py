@@ -16,12 +16,15 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from otel_credits._context import trust_inbound_baggage
 from otel_credits._counters import register_counters
+from otel_credits._destinations import TrustedHosts
 from otel_credits._endpoint import resolve_endpoint
 from otel_credits._guard import report_dropped, say_once, set_strict
 from otel_credits._pipeline import Pipeline
+from otel_credits._propagator import install_propagator
 from otel_credits._queue import Stats
 from otel_credits._senders import ExporterSender, Sender, SenderFactory, sender_factory
 from otel_credits._settings import Settings, endpoint_in_environment, load_settings, sdk_disabled
+from otel_credits._threads import carry_into_thread_pools, leave_thread_pools
 
 logger = logging.getLogger("otel_credits")
 
@@ -62,6 +65,11 @@ def redirect_to(add: Callable[[ReadableSpan], None]) -> Iterator[None]:
         _pipeline = before
 
 
+def current_settings() -> Settings:
+    """What `configure()` was told, or what it would read from the environment."""
+    return load_settings({}) if _pipeline is None else _pipeline.settings
+
+
 def _accept_span(span: ReadableSpan) -> None:
     """A usage that the app made a span of."""
     if _pipeline is not None:
@@ -92,7 +100,12 @@ def configure(
     charge_genai: bool | None = None,
     capture_spans: bool | None = None,
     trust_baggage: bool | None = None,
-    user: str | None = None,
+    user: str | Callable[..., Any] | None = None,
+    trusted_hosts: str | None = None,
+    thread_pools: bool | None = None,
+    jwt_key_file: str | None = None,
+    jwt_audience: str | None = None,
+    jwt_issuer: str | None = None,
     strict: bool | None = None,
     export_interval_s: float | None = None,
     export_timeout_s: float | None = None,
@@ -112,6 +125,8 @@ def configure(
 
     Args:
         endpoint: where usage goes: `http://host:4317` is OTLP/gRPC, `http://host:4318` is OTLP/HTTP.
+        user: who the user of a FastAPI request is, for `instrument_fastapi`: a function of the request, or a text as in
+            the environment.
         exporter: a `SpanExporter` of your own in place of OTLP (tests).
         others: as the environment variable of the same name; `_s` are seconds, `_bytes_` are bytes.
 
@@ -138,7 +153,7 @@ def _configure(given: dict[str, Any], exporter: SpanExporter | None) -> None:
             say_once("spool", logging.WARNING, "credits: there is no spool with an exporter of your own")
             settings = replace(settings, spool_dir=None)
         set_strict(settings.strict)
-        trust_inbound_baggage(settings.trust_baggage)
+        _carry_context(settings)
         factory = _factory(settings, exporter)
         if _pipeline is None:
             _pipeline = Pipeline(settings, factory)
@@ -149,6 +164,16 @@ def _configure(given: dict[str, Any], exporter: SpanExporter | None) -> None:
         _given.update(given)
         if settings.capture_spans:
             _pipeline.watch_spans(_accept_span)
+
+
+def _carry_context(settings: Settings) -> None:
+    """Let the usage context reach what works for it: thread pools, and trusted hosts."""
+    trust_inbound_baggage(settings.trust_baggage)
+    install_propagator(TrustedHosts.parse(settings.trusted_hosts))
+    if settings.thread_pools:
+        carry_into_thread_pools()
+    else:
+        leave_thread_pools()
 
 
 def _factory(settings: Settings, exporter: SpanExporter | None) -> SenderFactory:

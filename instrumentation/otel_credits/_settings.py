@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from otel_credits._destinations import TrustedHosts
 from otel_credits._guard import note_fault
 
 DEFAULT_ENDPOINT: Final = "http://localhost:4317"
@@ -44,6 +45,11 @@ def _positive_s(text: str) -> float:
 
 def _interval_s(text: str) -> float:
     return 0.0 if text.strip().lower() in {"0", "off"} else _positive_s(text)
+
+
+def _hosts(text: str) -> str:
+    TrustedHosts.parse(text)
+    return text
 
 
 def _setting(env: str, default: Any, parse: Callable[[str], Any], doc: str) -> Any:
@@ -131,11 +137,29 @@ class Settings:
         _switch,
         "take the user from inbound W3C baggage (credits.user_id): only behind senders you control",
     )
-    user: str | None = _setting(
+    user: str | Callable[..., Any] | None = _setting(  # noqa: RUF009  (a function is no mutable default)
         "OTEL_CREDITS_USER",
         None,
         str,
-        "the user of a FastAPI request: header:NAME or state:NAME (or state:NAME.ATTRIBUTE)",
+        "the user of a FastAPI request: header:NAME, state:NAME (or state:NAME.ATTRIBUTE), jwt:CLAIM",
+    )
+    trusted_hosts: str = _setting(
+        "OTEL_CREDITS_TRUSTED_HOSTS",
+        "",
+        _hosts,
+        "hosts that are told who the user is (W3C baggage): a list of hosts, host:port and .suffixes",
+    )
+    thread_pools: bool = _setting(
+        "OTEL_CREDITS_THREAD_POOLS", True, _switch, "what is submitted to a ThreadPoolExecutor keeps its usage context"
+    )
+    jwt_key_file: str | None = _setting(
+        "OTEL_CREDITS_JWT_KEY_FILE", None, str, "what verifies tokens for jwt:CLAIM: a public key (PEM) or a JWKS"
+    )
+    jwt_audience: str | None = _setting(
+        "OTEL_CREDITS_JWT_AUDIENCE", None, str, "the audience that a token has to name; without it, any"
+    )
+    jwt_issuer: str | None = _setting(
+        "OTEL_CREDITS_JWT_ISSUER", None, str, "the issuer that a token has to name; without it, any"
     )
     strict: bool = _setting(
         "OTEL_CREDITS_STRICT", False, _switch, "raise bad arguments instead of logging them (tests)"
@@ -148,7 +172,9 @@ def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] | None = 
     values: dict[str, Any] = {}
     for name, spec in Settings.__dataclass_fields__.items():
         variable = spec.metadata["env"]
-        if given.get(name) is not None:
+        if callable(given.get(name)):
+            values[name] = given[name]
+        elif given.get(name) is not None:
             _read(values, name, str(given[name]), f"configure({name}=)", spec.metadata["parse"])
         elif variable != _READ_BY_THE_SDK and env.get(variable, "").strip():
             _read(values, name, env[variable].strip(), f"environment variable {variable}", spec.metadata["parse"])

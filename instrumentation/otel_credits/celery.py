@@ -4,7 +4,7 @@
 
     instrument_celery()
 
-Ours carries the user of whoever sent a task to the task, and from there to tasks that it sends, and flushes where a
+Ours carries the usage context of whoever sent a task to the task, and from there to tasks that it sends, and flushes where a
 worker's processes end: a prefork child ends without `atexit`, and `--max-tasks-per-child` ends many.
 """
 
@@ -19,10 +19,11 @@ from opentelemetry import context as context_api
 from opentelemetry.trace import get_current_span
 
 from otel_credits._attributes import CELERY_HEADER, CREDITS_USER_ID, USER_ID
-from otel_credits._baggage import decode_user, encode_user
-from otel_credits._context import UsageContext, current_user, with_usage
+from otel_credits._baggage import header_of, members_of_context, members_of_header, usage_of_members
+from otel_credits._context import UsageContext, current_usage, current_user, with_usage
 from otel_credits._guard import say_once
 from otel_credits._runtime import active
+from otel_credits._span_memory import bind
 
 logger = logging.getLogger("otel_credits")
 
@@ -91,23 +92,28 @@ def disconnect_signals() -> None:
 
 def _before_publish(headers: dict[str, Any] | None = None, **_: Any) -> None:
     try:
-        user = current_user()
-        if user is not None and headers is not None:
-            headers[CELERY_HEADER] = encode_user(user)
+        members = members_of_context()
+        if members and headers is not None:
+            headers[CELERY_HEADER] = header_of(members)
     except Exception as error:
         say_once("celery publish", logging.ERROR, "credits: a task is sent without its user", exc_info=error)
 
 
 def _before_run(task: Any = None, **_: Any) -> None:
     try:
-        user = decode_user(getattr(task.request, CELERY_HEADER, None)) or current_user()
-        usage = UsageContext(user=user)
+        usage = usage_of_members(members_of_header(getattr(task.request, CELERY_HEADER, None))) or _around()
         setattr(task.request, _TOKEN, context_api.attach(with_usage(usage)))
         span = get_current_span()
-        if user is not None and span.is_recording():
-            span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
+        bind(span, usage)
+        if usage.user is not None and span.is_recording():
+            span.set_attributes({USER_ID: usage.user, CREDITS_USER_ID: usage.user})
     except Exception as error:
         say_once("celery run", logging.ERROR, "credits: a task runs without its user", exc_info=error)
+
+
+def _around() -> UsageContext:
+    """The usage context of a task that came without one: of whoever runs it eagerly, or one of its own."""
+    return UsageContext.within(current_usage(), user=current_user())
 
 
 def _after_run(task: Any = None, **_: Any) -> None:

@@ -27,15 +27,19 @@ from typing import Any
 
 import anyio.to_thread
 import fastapi
+from opentelemetry import baggage
 from opentelemetry import context as context_api
+from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 from starlette.middleware import Middleware
 
 from otel_credits._attributes import CREDITS_USER_ID, USER_ID
-from otel_credits._context import UsageContext, with_usage
-from otel_credits._request_user import UserResolver, check_resolver, usage_of_request
-from otel_credits._runtime import active
-from otel_credits._settings import load_settings
+from otel_credits._baggage import usage_of_members
+from otel_credits._context import UsageContext, current_user, inbound_baggage_is_trusted, with_usage
+from otel_credits._propagator import ensure_propagator
+from otel_credits._request_user import UserResolver, prepare_resolver, usage_of_request
+from otel_credits._runtime import active, current_settings
+from otel_credits._span_memory import bind
 
 logger = logging.getLogger("otel_credits")
 
@@ -69,10 +73,16 @@ class CreditsMiddleware:
         usage = await self._usage(scope)
         if getattr(scope.get("app"), "_is_instrumented_by_opentelemetry", False):
             scope.setdefault(_NATIVE_KEY, None)
-        token = context_api.attach(with_usage(usage))
+        if inbound_baggage_is_trusted() and (carried := usage_of_members(baggage.get_all())) is not None:
+            usage.fill_in(carried)
+        ensure_propagator()
+        bind(get_current_span(), usage)
+        context = with_usage(usage)
+        token = context_api.attach(context)
         try:
-            await self._app(scope, receive, _naming_user(send, usage))
+            await self._app(scope, receive, _naming_user(send, context))
         finally:
+            _name_user(context)
             context_api.detach(token)
 
     async def _usage(self, scope: Scope) -> UsageContext:
@@ -85,19 +95,22 @@ class CreditsMiddleware:
             return UsageContext()
 
 
-def _naming_user(send: Send, usage: UsageContext) -> Send:
+def _naming_user(send: Send, context: Context) -> Send:
     """`send` that names the user on the server span when the response starts. The span started before the user was
     known, and it ends with the last byte of the response."""
-    server_span = get_current_span()
 
     async def name_user_then_send(message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.accept") and server_span.is_recording():
-            user = usage.user
-            if user is not None:
-                server_span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            _name_user(context)
         await send(message)
 
     return name_user_then_send
+
+
+def _name_user(context: Context) -> None:
+    server_span = get_current_span(context)
+    if server_span.is_recording() and (user := current_user(context)) is not None:
+        server_span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
 
 
 def _flushing(send: Send) -> Send:
@@ -121,16 +134,17 @@ def instrument_fastapi(app: fastapi.FastAPI, user: UserResolver | None = None, *
     """Switch on the official FastAPI instrumentation and ours for `app`.
 
     Args:
-        user: who the user of a request is: `"header:NAME"`, `"state:NAME"` or a function of the request
-            (see _request_user.py). Without it, `OTEL_CREDITS_USER`; without that, `set_user()` in a dependency.
+        user: who the user of a request is: `"header:NAME"`, `"state:NAME"`, `"jwt:CLAIM"` or a function of the request
+            (see _request_user.py). Without it, what `configure(user=)` or
+            `OTEL_CREDITS_USER` says; without that, `set_user()` in a dependency.
         official: passed on to `FastAPIInstrumentor.instrument_app` (`excluded_urls`, `exclude_spans`, ...).
 
     Raises:
         ValueError: `user` is not a resolver.
     """
-    user = user if user is not None else load_settings({}).user
-    check_resolver(user)
     active()
+    settings = current_settings()
+    user = prepare_resolver(settings.user if user is None else user, settings)
     _official_instrument(app, official)
     if not _has_ours(app):
         app.user_middleware.insert(0, Middleware(CreditsMiddleware, user=user))
@@ -175,8 +189,7 @@ def _rebuild(app: fastapi.FastAPI) -> None:
 def instrument_all_apps(user: UserResolver | None = None) -> None:
     """Put our middleware into every FastAPI app of the process when its stack is built (`opentelemetry-instrument`)."""
     global _original_build, _auto_user
-    check_resolver(user)
-    _auto_user = user
+    _auto_user = _resolver_or_none(user)
     if _original_build is not None:
         return
     original = _original_build = fastapi.applications.FastAPI.build_middleware_stack
@@ -188,6 +201,15 @@ def instrument_all_apps(user: UserResolver | None = None) -> None:
         return original(self)
 
     fastapi.applications.FastAPI.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+
+
+def _resolver_or_none(user: UserResolver | None) -> UserResolver | None:
+    """Without a resolver that works the app runs all the same, and its usage is quarantined for want of a user."""
+    try:
+        return prepare_resolver(user, current_settings())
+    except ValueError as error:
+        logger.error("credits: requests have NO user: %s", error)
+        return None
 
 
 def uninstrument_all_apps() -> None:

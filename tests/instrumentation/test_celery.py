@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -13,11 +14,11 @@ from types import ModuleType
 from uuid import uuid4
 
 import pytest
-from celery import chain
+from celery import chain, chord, group
 from opentelemetry import baggage
 from opentelemetry import context as context_api
 from otel_credits import configure, flush, usage_context
-from otel_credits._baggage import decode_user, encode_user
+from otel_credits._baggage import header_of, members_of_header
 from otel_credits.celery import instrument_celery, uninstrument_celery
 from support.otlp_sink import OtlpSink
 from support.processes import Process
@@ -58,10 +59,11 @@ def worker(broker: str, sink: OtlpSink, tmp_path: Path) -> Worker:
     @contextmanager
     def run(*arguments: str, auto: bool = False, **env: str) -> Iterator[Process]:
         tools = Path(sys.executable)
+        path = os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-m", "celery", "-A", "tasks_app", "worker", "--loglevel", "INFO", *arguments]
         if auto:
             command = [str(tools.with_name("opentelemetry-instrument")), *command]
-        env = {"BROKER": broker, "OTEL_CREDITS_ENDPOINT": sink.endpoint, "PYTHONPATH": str(APPS), **env}
+        env = {"BROKER": broker, "OTEL_CREDITS_ENDPOINT": sink.endpoint, "PYTHONPATH": path, **env}
         with Process("worker", command, log_dir=tmp_path, env=env, cwd=tmp_path) as process:
             process.wait_for(lambda: " ready." in process.output(), 60, "the worker is ready")
             yield process
@@ -124,6 +126,36 @@ def test_the_user_reaches_the_tasks(worker: Worker, tasks: ModuleType, sink: Otl
     ]
 
 
+def test_the_user_reaches_workflows(worker: Worker, tasks: ModuleType, sink: OtlpSink) -> None:
+    """The same for groups, chords with the task that follows them, and tasks sent by name."""
+    with worker("-c", "2"):
+        with usage_context("alice"):
+            group(tasks.inherited.si(), tasks.inherited.si()).delay()
+            chord([tasks.inherited.si(), tasks.inherited.si()])(tasks.followed.si())
+            tasks.app.send_task("tasks_app.inherited")
+        sink.wait_for(lambda: len(sink.usages()) == 6, 60)
+    assert charged(sink) == [("followed", "alice")] + [("inherited", "alice")] * 5
+
+
+@pytest.mark.parametrize("links", ["on", "off"])
+def test_the_usage_context_reaches_the_tasks(worker: Worker, tasks: ModuleType, sink: OtlpSink, links: str) -> None:
+    """A task has the whole usage context of whoever sent it, not only its user; and its own span names the user."""
+    with worker("-P", "threads", OTEL_CREDITS_CHARGE_GENAI="on", SPAN_LINKS=links):
+        with usage_context("alice", action_type="import", resource_id="r=1,2", metadata={"rows": 3, "kind": "ü"}):
+            tasks.unnamed.delay()
+        sink.wait_for(lambda: len(sink.usages()) == 2, 30)
+    tracked, span = sorted(sink.usages(), key=lambda usage: usage.name)
+    assert tracked.attributes == {
+        "credits.action_type": "import",
+        "user.id": "alice",
+        "credits.amount": "1",
+        "credits.resource_id": "r=1,2",
+        "credits.metadata.rows": 3,
+        "credits.metadata.kind": "ü",
+    }
+    assert (span.name, span.attributes["credits.user_id"]) == ("run/tasks_app.unnamed", "alice")
+
+
 def test_llm_spans_under_a_task(worker: Worker, tasks: ModuleType, sink: OtlpSink) -> None:
     """LLM spans under a task know the user too, also where the official instrumentation only links its spans."""
     with worker("-P", "threads", OTEL_CREDITS_CHARGE_GENAI="on", SPAN_LINKS="on"):
@@ -173,7 +205,7 @@ def test_auto_instrumented_worker(worker: Worker, tasks: ModuleType, sink: OtlpS
 @pytest.mark.parametrize("user", ["42", "a b,c;d=e", "über", "x" * 300])
 def test_users_survive_the_header(user: str) -> None:
     """Whatever a user id looks like, it is the same behind the header."""
-    assert decode_user(encode_user(user)) == user
+    assert members_of_header(header_of({"credits.user_id": user})) == {"credits.user_id": user}
 
 
 def test_sending_does_not_wait(tasks: ModuleType, sink: OtlpSink) -> None:

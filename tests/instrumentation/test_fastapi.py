@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,54 +18,12 @@ from otel_credits.fastapi import CreditsMiddleware, instrument_fastapi, uninstru
 from otel_credits.testing import capture_usage
 from support.llm_server import LlmServer, Usage
 from support.otlp_sink import OtlpSink, SinkSpan
-from support.processes import Process, free_port
+from support.processes import Process
+from support.uvicorn_app import APPS, serving, stop
 
-APPS = Path(__file__).parent / "apps"
 ALICE = {"authorization": "token-alice"}
 # 30 s between two exports: what arrives was flushed at the end, or by asking for it.
 NO_HURRY = {"OTEL_CREDITS_EXPORT_INTERVAL_S": "30"}
-
-
-@contextmanager
-def serving(app: str, sink: OtlpSink, log_dir: Path, *, auto: bool = False, **env: str) -> Iterator[SimpleNamespace]:
-    """uvicorn with `app`, sending to `sink`."""
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        app,
-        "--port",
-        str(port),
-        "--app-dir",
-        str(APPS),
-        "--log-level",
-        "warning",
-    ]
-    if auto:
-        command = [str(Path(sys.executable).with_name("opentelemetry-instrument")), *command]
-    env = {"OTEL_CREDITS_ENDPOINT": sink.endpoint, **env}
-    with Process("uvicorn", command, log_dir=log_dir, env=env) as process:
-        url = f"http://127.0.0.1:{port}"
-        process.wait_for(lambda: answers(url), 30, "uvicorn answers")
-        yield SimpleNamespace(
-            url=url, process=process, get=lambda path, **more: httpx.get(url + path, timeout=20, **more)
-        )
-
-
-def answers(url: str) -> bool:
-    """Whether something answers."""
-    try:
-        httpx.get(f"{url}/docs", timeout=2)
-    except httpx.TransportError:
-        return False
-    return True
-
-
-def stop(served: SimpleNamespace) -> None:
-    """SIGTERM, and wait for the end."""
-    served.process.send_signal(signal.SIGTERM)
-    served.process.wait(20)
 
 
 def by_action(sink: OtlpSink) -> dict[str, SinkSpan]:

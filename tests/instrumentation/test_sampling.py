@@ -6,6 +6,7 @@ Each scenario runs in a process of its own, as a global tracer provider can be s
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,8 @@ def run_app(code: str, sink: OtlpSink | None = None, **env: str) -> Any:
     """Run the prelude and `code` in a fresh interpreter; what it prints is JSON."""
     if sink is not None:
         env["OTEL_CREDITS_ENDPOINT"] = sink.endpoint
+    if "PYTHONPATH" in os.environ:
+        env["PYTHONPATH"] = os.environ["PYTHONPATH"]
     source = textwrap.dedent(PRELUDE) + textwrap.dedent(code)
     done = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=120, env=env, check=False
@@ -167,6 +170,41 @@ def test_user_survives_many_attributes(sink: OtlpSink) -> None:
     """
     run_app(code, sink)
     assert sink.spans()[0].attributes["credits.user_id"] == "payer"
+
+
+def test_usage_survives_many_attributes(sink: OtlpSink) -> None:
+    """So is a span that lost what made it a usage, and its amount; and a client's baggage on it does not pay."""
+    code = """
+    otel_credits.configure()
+    tracer = trace.get_tracer("app")
+    mine = {"credits.action_type": "a", "credits.amount": "0.5", "other": 1}
+    with otel_credits.usage_context("payer"), tracer.start_as_current_span("usage", attributes=mine) as span:
+        for number in range(200):
+            span.set_attribute(f"filler.{number}", number)
+        span.set_attribute("user.id", "evil")
+    assert otel_credits.flush(10)
+    print("null")
+    """
+    run_app(code, sink)
+    (span,) = sink.spans()
+    wanted = ("credits.action_type", "credits.amount", "credits.user_id", "filler.199", "other")
+    assert [span.attributes.get(name) for name in wanted] == ["a", "0.5", "payer", 199, None]
+
+
+def test_user_who_is_known_at_the_end(sink: OtlpSink) -> None:
+    """A span that started before anybody knew the user is charged to the user who is known when it ends."""
+    code = """
+    otel_credits.configure()
+    tracer = trace.get_tracer("app")
+    with otel_credits.usage_context():
+        span = tracer.start_span("usage", attributes={"credits.action_type": "a"})
+        otel_credits.set_user("late")
+    span.end()
+    assert otel_credits.flush(10)
+    print("null")
+    """
+    run_app(code, sink)
+    assert sink.spans()[0].attributes["credits.user_id"] == "late"
 
 
 def test_sdk_limits_do_not_cut_usage(sink: OtlpSink) -> None:

@@ -45,6 +45,19 @@ def inherited() -> None:
 
 
 @app.task
+def unnamed() -> None:
+    """Has everything from whoever sent it, and makes its own span a usage too."""
+    trace.get_current_span().set_attribute("credits.action_type", "task")
+    track_compute_usage(credits=1)
+
+
+@app.task
+def followed() -> None:
+    """Follows a group of tasks."""
+    track_compute_usage(action_type="followed", credits=1)
+
+
+@app.task
 def sends_another() -> None:
     """Sends a task on behalf of its own user."""
     inherited.delay()
