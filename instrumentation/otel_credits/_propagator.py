@@ -123,4 +123,4 @@ def _guard_redirects_of_requests() -> None:
             strip(prepared_request.headers)
 
     rebuild_auth._otel_credits = True  # type: ignore[attr-defined]
-    SessionRedirectMixin.rebuild_auth = rebuild_auth
+    SessionRedirectMixin.rebuild_auth = rebuild_auth  # type: ignore[method-assign]

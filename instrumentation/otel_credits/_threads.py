@@ -27,13 +27,15 @@ def carry_into_thread_pools() -> None:
     global _original_submit
     if _original_submit is not None:
         return
-    original = _original_submit = ThreadPoolExecutor.submit
+    original: Any = ThreadPoolExecutor.submit
+    _original_submit = original
 
     @functools.wraps(original)
     def submit(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         usage = current_usage()
         # Also without one: a pool's thread may have inherited the context of whoever made the pool start it.
-        return original(self, _run, usage, fn, *args, **kwargs)
+        future: Future[Any] = original(self, _run, usage, fn, *args, **kwargs)
+        return future
 
     ThreadPoolExecutor.submit = submit  # type: ignore[method-assign, assignment]
 
