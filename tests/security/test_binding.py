@@ -41,7 +41,7 @@ def test_usage_outside_the_binding_is_quarantined(
 ) -> None:
     """What the token may not charge for is quarantined as not_allowed; what it may, in the same request, is charged."""
     chain.send(usages(service, *charged, *refused), binding=binding)
-    assert [event["action_type"] for event in chain.events()] == charged
+    assert sorted(event["action_type"] for event in chain.events()) == sorted(charged)
     assert chain.reasons() == ["not_allowed"] * len(refused)
     chain.assert_sums_agree()
 
