@@ -19,6 +19,7 @@ import tenacity
 
 from otel_credits_aggregator.batch_insert import insert, is_permanent, is_too_much, quarantine_raw
 from otel_credits_aggregator.envelope import settings_fields
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.migrations import MigrationError, migrate
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
@@ -182,7 +183,9 @@ class Inserter:
         return max(until - time.monotonic(), 0.001)
 
     def _begin(self, batch: Batch) -> None:
+        passing("batch_chosen")
         self._write(lambda: self._spool.compose(batch))
+        passing("batch_composed")
         self._finish(batch)
 
     def _finish(self, batch: Batch) -> None:
@@ -194,7 +197,9 @@ class Inserter:
         except _Permanent as error:
             self._isolate(batch, error.cause)
             return
+        passing("insert_done")
         self._write(lambda: self._spool.forget(batch))
+        passing("batch_forgotten")
         self.progress.batches += 1
         self.progress.insert_seconds += time.monotonic() - started
 
@@ -204,6 +209,7 @@ class Inserter:
             if batch.signal is Signal.REPLAY:
                 run_replay(client, batch)
             else:
+                passing("insert_begun")
                 insert(client, self._spool, batch)
         except Exception as error:
             self._discard_client()
@@ -219,6 +225,7 @@ class Inserter:
             self._set_aside(batch, error)
             return
         self._write(lambda: self._spool.split(batch, parts))
+        passing("batch_split")
         for part in parts:
             self._finish(part)
 
@@ -235,6 +242,7 @@ class Inserter:
         else:
             logger.error("a request cannot be inserted and is kept in the quarantine: %s", _brief(error))
             self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
+            passing("raw_quarantined")
             self.progress.requests_isolated += 1
         self._write(lambda: self._spool.forget(batch))
 

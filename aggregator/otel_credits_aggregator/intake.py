@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 from otel_credits_aggregator.access import Gate, Role
 from otel_credits_aggregator.envelope import binding_fields
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import Refusal, RequestTooLarge, Stopping
 from otel_credits_aggregator.spool import Spool
@@ -69,6 +70,7 @@ class Intake:
         items = item_count(signal, parse(signal, payload))
         if signal is Signal.LOGS or items == 0:
             return self._count_only(signal, items)
+        passing("request_read")
         return self._spool.append(signal, payload, items, binding)
 
     def _count_only(self, signal: Signal, items: int) -> "Future[int]":

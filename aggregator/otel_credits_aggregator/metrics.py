@@ -2,7 +2,8 @@
 
 What became of each span and data point is counted by the store, in the insert that charged it (table ``ingest_outcomes``);
 what was received is counted by the spool, in the transaction that made it durable. Two counts that were made apart, so that
-their equality says something: received = charged + duplicate + not usage + quarantined whenever the spool is empty.
+their equality says something: received = charged + duplicate + not usage + quarantined whenever the spool is empty (and
++ damaged, should a disk have damaged the spool).
 """
 
 import threading
@@ -59,9 +60,16 @@ class AggregatorMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         # The outcomes first: an item is counted as received before it can have an outcome.
         outcomes = self._outcomes()
-        received = self._spool.received()
+        received, damages = self._spool.received(), self._spool.damages()
         for signal, (plural, singular) in _ITEMS.items():
             yield from _accounting(plural, received.get(signal, 0), outcomes, singular)
+        for plural, items in (("spans", damages.spans), ("data_points", damages.points)):
+            what = plural.replace("_", " ")
+            yield _counter(f"otel_credits_{plural}_damaged", f"Number of {what} lost with a damaged spool.", items)
+        yield _counter("otel_credits_spool_damaged_files", "Damaged spools that were set aside.", damages.files)
+        yield _counter(
+            "otel_credits_spool_requests_damaged", "Requests in them that could not be read, at most.", damages.requests
+        )
         logs = received.get(Signal.LOGS, 0)
         yield _counter("otel_credits_log_records_received", "Log records received.", logs)
         yield _counter("otel_credits_log_records_not_usage", "Log records, which are never usage.", logs)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.store import Client, rows
 
 __all__ = ["Migration", "MigrationError", "clickhouse_folder", "migrate", "migrations", "statements"]
@@ -101,6 +102,8 @@ def _check(known: list[Migration], applied: dict[int, str]) -> None:
 def _apply(client: Client, migration: Migration) -> None:
     for statement in statements(migration.sql):
         client.command(statement)
+        passing("migration_statement")
+    passing("migration_unrecorded")
     client.command(
         "INSERT INTO schema_migrations (version, name, checksum) VALUES ({version:UInt32}, {name:String}, {checksum:String})",
         parameters={"version": migration.version, "name": migration.name, "checksum": migration.checksum},

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from otel_credits_aggregator.batch_insert import token_settings
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.spool import Batch
 from otel_credits_aggregator.store import Client, rows
@@ -80,7 +81,9 @@ def run_replay(client: Client, batch: Batch) -> None:
     """
     parameters: dict[str, Any] = {"ids": json.loads(batch.fields), "batch_id": batch.batch_id}
     client.command(_INTO_THE_CHAIN, parameters=parameters, settings=token_settings(batch.batch_id))
+    passing("replay_inserted")
     client.command(_OUT_OF_THE_COUNT, parameters=parameters, settings=token_settings(f"{batch.batch_id}-outcome"))
+    passing("replay_counted")
     client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
 
 

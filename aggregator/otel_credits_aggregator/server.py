@@ -28,6 +28,7 @@ from otel_credits_aggregator.access import (
     uvicorn_options,
 )
 from otel_credits_aggregator.api import create_app
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.grpc_receiver import start_grpc
 from otel_credits_aggregator.http_receiver import create_http_receiver
 from otel_credits_aggregator.inserter import Inserter
@@ -93,7 +94,9 @@ class Aggregator:
         self.intake.close()
         if self._grpc is not None:
             self._grpc.stop(_GRPC_GRACE_S).wait()
+        passing("stop_begun")
         empty = self.inserter.stop(self.settings.stop_timeout_s)
+        passing("stop_inserted")
         self.spool.close()
         return empty
 

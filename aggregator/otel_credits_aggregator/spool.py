@@ -21,8 +21,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, NamedTuple, Self
 
+from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
+from otel_credits_aggregator.spool_damage import Damage, Mark, checksum, set_aside_damage
 
 __all__ = ["Batch", "Request", "Spool", "Waiting"]
 
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS requests (
     items INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     received_at_us INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL,
     payload BLOB NOT NULL,
     binding BLOB NOT NULL
 );
@@ -50,7 +53,18 @@ CREATE TABLE IF NOT EXISTS received (
     requests INTEGER NOT NULL,
     items INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS inserted (
+    signal TEXT PRIMARY KEY,
+    requests INTEGER NOT NULL,
+    items INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS identity (receiver TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS damages (
+    file TEXT PRIMARY KEY,
+    requests INTEGER NOT NULL,
+    spans INTEGER NOT NULL,
+    points INTEGER NOT NULL
+);
 """
 # Blobs of hundreds of kilobytes: large pages mean few of them, and a larger WAL means that what is inserted and forgotten
 # in between is never copied into the main file.
@@ -114,6 +128,9 @@ class Spool:
         self._stopping = False
         self._failing = False
         self._writes: SimpleQueue[tuple[_Write, int, Future[Any]] | None] = SimpleQueue()
+        # Before anything else opens the file: what is damaged is set aside, what can be read of it is taken over.
+        self.damage = set_aside_damage(path, _SCHEMA)
+        self._mark = Mark(path)
         self._writer_connection = _connect(path)
         self._writer_connection.executescript(_SCHEMA)
         self._reader = _connect(path)
@@ -148,14 +165,15 @@ class Spool:
         """
         self._reserve(len(payload))
         request = Request(payload, time.time_ns() // 1000, binding)
-        row = (signal.value, items, len(payload), request.received_at_us, payload, binding)
+        row = (signal.value, items, len(payload), request.received_at_us, checksum(payload, binding), payload, binding)
 
         def write(connection: sqlite3.Connection) -> int:
             cursor = connection.execute(
-                "INSERT INTO requests (signal, items, bytes, received_at_us, payload, binding) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO requests (signal, items, bytes, received_at_us, crc32, payload, binding) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            _count_received(connection, signal, items)
+            _count(connection, "received", signal, 1, items)
             return int(cursor.lastrowid or 0)
 
         future: Future[int] = _uncancellable()
@@ -165,7 +183,7 @@ class Spool:
 
     def count(self, signal: Signal, items: int) -> None:
         """Counts items that are received and not kept (logs)."""
-        self._now(lambda connection: _count_received(connection, signal, items))
+        self._now(lambda connection: _count(connection, "received", signal, 1, items))
 
     def compose(self, batch: Batch) -> None:
         """Makes the composition of an insert durable, before it starts."""
@@ -186,9 +204,12 @@ class Spool:
 
         def write(connection: sqlite3.Connection) -> int:
             where = (batch.signal.value, batch.first_id, batch.last_id)
-            (size,) = connection.execute(
-                "SELECT coalesce(sum(bytes), 0) FROM requests WHERE signal = ? AND id BETWEEN ? AND ?", where
+            size, items, number = connection.execute(
+                "SELECT coalesce(sum(bytes), 0), coalesce(sum(items), 0), count(*) FROM requests "
+                "WHERE signal = ? AND id BETWEEN ? AND ?",
+                where,
             ).fetchone()
+            _count(connection, "inserted", batch.signal, number, items)
             connection.execute("DELETE FROM requests WHERE signal = ? AND id BETWEEN ? AND ?", where)
             connection.execute("DELETE FROM batches WHERE batch_id = ?", (batch.batch_id,))
             return int(size)
@@ -223,6 +244,11 @@ class Spool:
         """Items acknowledged since the spool exists, by signal."""
         return {Signal(signal): items for signal, items in self._read("SELECT signal, items FROM received")}
 
+    def damages(self) -> Damage:
+        """All that was damaged since the spool exists."""
+        (found,) = self._read("SELECT count(*), total(requests), total(spans), total(points) FROM damages")
+        return Damage(*map(int, found))
+
     def is_empty(self) -> bool:
         """Whether the store has everything that was acknowledged."""
         return not self._read("SELECT 1 FROM requests LIMIT 1")
@@ -238,6 +264,7 @@ class Spool:
         self._writer_connection.close()
         with self._reading:
             self._reader.close()
+        self._mark.close()
         self._lock_file.close()
 
     def _identify(self) -> str:
@@ -324,7 +351,10 @@ class Spool:
         try:
             connection.execute("BEGIN IMMEDIATE")
             results = [write(connection) for write, _, _ in group]
+            passing("spool_uncommitted")
             connection.execute("COMMIT")
+            self._mark.advance(connection)
+            passing("spool_committed")
         except Exception as error:
             # Whatever it is, the writer goes on: a thread that ended here would leave every sender waiting for ever.
             _roll_back(connection)
@@ -370,11 +400,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _count_received(connection: sqlite3.Connection, signal: Signal, items: int) -> None:
+def _count(connection: sqlite3.Connection, table: str, signal: Signal, requests: int, items: int) -> None:
+    """Adds to what was received, or to what the store has of it."""
     connection.execute(
-        "INSERT INTO received VALUES (?, 1, ?) ON CONFLICT (signal) DO UPDATE "
-        "SET requests = requests + 1, items = items + excluded.items",
-        (signal.value, items),
+        f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT (signal) DO UPDATE "
+        "SET requests = requests + excluded.requests, items = items + excluded.items",
+        (signal.value, requests, items),
     )
 
 

@@ -201,9 +201,7 @@ def test_two_aggregators_share_a_store(tmp_path: Path, clickhouse_http_dsn: str)
         for aggregator in pair:
             aggregator.start()
             stack.callback(aggregator.kill)
-        clients = [
-            ResendingClient(one.grpc_port, f"pair {one.name} {number}", oracle) for one in pair for number in (1, 2)
-        ]
+        clients = [ResendingClient(one, f"pair {one.name} {number}", oracle) for one in pair for number in (1, 2)]
         for client in clients:
             client.start()
         for aggregator in pair:

@@ -96,7 +96,7 @@ def test_what_is_charged_later_leaves_the_quarantine(aggregator: AggregatorProce
 def test_an_outcome_never_comes_before_its_item(aggregator: AggregatorProcess) -> None:
     """Under load, no scrape shows more outcomes than items received."""
     oracle = Oracle()
-    client = ResendingClient(aggregator.grpc_port, "metrics", oracle)
+    client = ResendingClient(aggregator, "metrics", oracle)
     client.start()
     for _ in range(60):
         sums = accounting(aggregator.metrics())

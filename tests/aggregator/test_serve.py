@@ -66,7 +66,7 @@ def test_a_stop_under_load_loses_nothing(tmp_path: Path, signal_number: signal.S
     oracle = Oracle()
     aggregator = AggregatorProcess(tmp_path)
     with aggregator:
-        clients = [ResendingClient(aggregator.grpc_port, f"stop {number}", oracle) for number in range(3)]
+        clients = [ResendingClient(aggregator, f"stop {number}", oracle) for number in range(3)]
         for client in clients:
             client.start()
         wait_until(lambda: all(client.acknowledged_spans for client in clients), 30, "every client was answered")

@@ -114,7 +114,7 @@ def test_an_outage_costs_nothing(
 ) -> None:
     """While the store is away senders are acknowledged as ever; afterwards every usage is there, exactly, once."""
     pid = aggregator.pid
-    clients = [ResendingClient(aggregator.grpc_port, f"{name} {number}", oracle) for number in range(CLIENTS)]
+    clients = [ResendingClient(aggregator, f"{name} {number}", oracle) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     wait_until(lambda: all(client.acknowledged_spans for client in clients), 30, "every client was answered")

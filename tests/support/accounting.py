@@ -22,11 +22,12 @@ class Accounting:
     duplicate: int = 0
     not_usage: int = 0
     quarantined: int = 0
+    damaged: int = 0
 
     @property
     def is_balanced(self) -> bool:
         """Whether the first is the sum of the others, as it must be whenever the spool is empty."""
-        return self.received == self.charged + self.duplicate + self.not_usage + self.quarantined
+        return self.received == self.charged + self.duplicate + self.not_usage + self.quarantined + self.damaged
 
     def __sub__(self, earlier: Accounting) -> Accounting:
         return Accounting(
@@ -35,6 +36,7 @@ class Accounting:
             self.duplicate - earlier.duplicate,
             self.not_usage - earlier.not_usage,
             self.quarantined - earlier.quarantined,
+            self.damaged - earlier.damaged,
         )
 
 
@@ -43,7 +45,7 @@ def accounting(metrics: Mapping[str, float], what: str = "spans") -> Accounting:
     prefix = f"otel_credits_{what}_"
     quarantined = sum(value for series, value in metrics.items() if series.startswith(f"{prefix}quarantined_total"))
     numbers = (metrics.get(f"{prefix}{name}_total", 0.0) for name in ("received", "charged", "duplicate", "not_usage"))
-    return Accounting(*map(int, numbers), int(quarantined))
+    return Accounting(*map(int, numbers), int(quarantined), int(metrics.get(f"{prefix}damaged_total", 0)))
 
 
 def settle(aggregator: AggregatorProcess, what: str = "spans", *, timeout_s: float = 60.0) -> Accounting:

@@ -1,8 +1,9 @@
 """Load for the chaos tests: clients that send until they are acknowledged, and an oracle that knows each charge.
 
-A client behaves as an SDK's exporter and a Collector do: it sends the same bytes again until they are acknowledged,
-sometimes hangs up before it can have the answer, and sometimes sends spans again, in another request, that were
-acknowledged long ago. Everything is drawn from a seed.
+A client behaves as an SDK's exporter and a Collector do: it sends the same bytes again until they are acknowledged, over
+gRPC or HTTP, sometimes hangs up before it can have the answer, sometimes gives up and has a later batch carry the spans,
+sometimes sends one request twice at once, and sometimes sends spans again, in another request, that were acknowledged long
+ago. Everything is drawn from a seed.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Final
 
 import grpc
+import httpx
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from support import otlp_build as otlp
 from support.accounting import Accounting, assert_exact, settle
-from support.otlp_clients import GrpcClient
+from support.otlp_clients import GrpcClient, post
 from support.processes import AggregatorProcess, wait_until
 
-__all__ = ["Load", "Oracle", "ResendingClient", "assert_nothing_lost_or_doubled", "new_seed", "sending"]
+__all__ = [
+    "Load",
+    "Oracle",
+    "ResendingClient",
+    "assert_nothing_lost_or_doubled",
+    "new_seed",
+    "sending",
+    "set_late_price",
+]
 
 SEED_VARIABLE: Final = "OTEL_CREDITS_TEST_SEED"
 USERS: Final = tuple(f"user-{number}" for number in range(12))
@@ -35,6 +47,9 @@ USERS: Final = tuple(f"user-{number}" for number in range(12))
 MODEL: Final = "claude-sonnet-4-5-20250929"
 INPUT_PRICE, CACHE_READ_PRICE, OUTPUT_PRICE = Decimal("0.000003"), Decimal("0.0000003"), Decimal("0.000015")
 CALL_PRICES: Final = {"workflow_execution": Decimal("0.001"), "youtube_sync": Decimal("0.005")}
+# An action without a price until the end of a run.
+UNPRICED_ACTION: Final = "priced_later"
+LATE_PRICE: Final = Decimal("0.0375")
 
 _RETRYABLE = frozenset(
     {
@@ -65,9 +80,10 @@ class Oracle:
 class Load:
     """Makes spans, each expected by the oracle if it is to be charged."""
 
-    def __init__(self, seed: str, oracle: Oracle) -> None:
+    def __init__(self, seed: str, oracle: Oracle, *, everything: bool = False) -> None:
         self._rng = random.Random(seed)
         self._oracle = oracle
+        self._unpriced = 0.3 if everything else 0.0
 
     def spans(self, number: int) -> list[Span]:
         """New spans: usages of every kind of price, and some that cannot or need not be charged."""
@@ -85,7 +101,8 @@ class Load:
 
     def _span(self) -> Span:
         rng, user = self._rng, self._rng.choice(USERS)
-        kind = rng.choices(("amount", "call", "tokens", "no usage", "no user"), (4, 3, 3, 1, 0.3))[0]
+        kinds = ("amount", "call", "tokens", "unpriced", "no usage", "no user")
+        kind = rng.choices(kinds, (4, 3, 3, self._unpriced, 1, 0.3))[0]
         attributes: dict[str, object] = {otlp.ACTION: "bulk_operation", otlp.USER: user}
         credits = Decimal(0)
         match kind:
@@ -104,6 +121,9 @@ class Load:
                 tokens = {otlp.INPUT: uncached + cached, otlp.CACHE_READ: cached, otlp.OUTPUT: out}
                 attributes |= {otlp.ACTION: "ai_chat_message", otlp.RESPONSE_MODEL: MODEL, **tokens}
                 credits = uncached * INPUT_PRICE + cached * CACHE_READ_PRICE + out * OUTPUT_PRICE
+            case "unpriced":
+                attributes[otlp.ACTION] = UNPRICED_ACTION
+                credits = LATE_PRICE
             case "no usage":
                 del attributes[otlp.ACTION]
             case "no user":
@@ -115,21 +135,26 @@ class Load:
 
 
 class ResendingClient(threading.Thread):
-    """Sends new spans over OTLP/gRPC until `finish()`, each request until it is acknowledged."""
+    """Sends new spans until `finish()`; each is acknowledged at last, in the first request that held it or in a later one.
 
-    def __init__(self, port: int, seed: str, oracle: Oracle) -> None:
+    With `everything` among them are spans that have no price until the end, and the pauses are long enough for a storm.
+    """
+
+    def __init__(self, aggregator: AggregatorProcess, seed: str, oracle: Oracle, *, everything: bool = False) -> None:
         super().__init__(name=f"client-{seed}", daemon=True)
         self.acknowledged_spans = 0
         self.resent_requests = 0
         self.failure: BaseException | None = None
-        self._port = port
+        self._aggregator = aggregator
         self._rng = random.Random(f"client {seed}")
-        self._load = Load(seed, oracle)
+        self._load = Load(seed, oracle, everything=everything)
+        self._pause_max_s = 0.3 if everything else 0.05
         self._old: list[Span] = []
+        self._given_up: list[Span] = []
         self._finishing = threading.Event()
 
     def finish(self, timeout_s: float) -> None:
-        """Have the request under way acknowledged, send nothing new, and raise what went wrong, if anything did."""
+        """Have everything under way acknowledged, send nothing new, and raise what went wrong, if anything did."""
         self._finishing.set()
         self.join(timeout_s)
         if self.failure is not None:
@@ -142,10 +167,12 @@ class ResendingClient(threading.Thread):
 
     def run(self) -> None:
         try:
-            with GrpcClient(self._port) as client:
+            with GrpcClient(self._aggregator.grpc_port) as client, ThreadPoolExecutor(2) as pool:
                 while not self._finishing.is_set():
-                    self._deliver(client, self._next_spans())
-                    time.sleep(self._rng.uniform(0.0, 0.05))
+                    self._deliver(client, pool, self._next_spans())
+                    time.sleep(self._rng.uniform(0.0, self._pause_max_s))
+                if self._given_up:
+                    self._deliver(client, pool, [])
         except BaseException as error:
             self.failure = error
 
@@ -156,18 +183,25 @@ class ResendingClient(threading.Thread):
             self._rng.shuffle(spans)
         return spans
 
-    def _deliver(self, client: GrpcClient, spans: list[Span]) -> None:
+    def _deliver(self, client: GrpcClient, pool: ThreadPoolExecutor, spans: list[Span]) -> None:
+        spans, self._given_up = self._given_up + spans, []
         payload = otlp.traces(*spans).SerializeToString()
+        rng = self._rng
         # A sender that stops waiting too early cannot know whether the request was taken.
-        timeout_s = 0.01 if self._rng.random() < 0.1 else 10.0
-        while not self._is_acknowledged(client, payload, timeout_s):
+        timeout_s = 0.01 if rng.random() < 0.1 else 10.0
+        copies = 2 if rng.random() < 0.1 else 1
+        send = self._post if rng.random() < 0.2 else self._export
+        while not any(list(pool.map(partial(send, client, payload), [timeout_s] * copies))):
             self.resent_requests += 1
             timeout_s = 10.0
-            time.sleep(self._rng.uniform(0.02, 0.3))
+            if rng.random() < 0.2 and not self._finishing.is_set():
+                self._given_up = spans
+                return
+            time.sleep(rng.uniform(0.02, 0.3))
         self.acknowledged_spans += len(spans)
         self._old = (self._old + spans)[-5_000:]
 
-    def _is_acknowledged(self, client: GrpcClient, payload: bytes, timeout_s: float) -> bool:
+    def _export(self, client: GrpcClient, payload: bytes, timeout_s: float) -> bool:
         try:
             client.export(payload, timeout_s=timeout_s)
         except grpc.RpcError as error:
@@ -175,6 +209,15 @@ class ResendingClient(threading.Thread):
                 raise
             return False
         return True
+
+    def _post(self, _: GrpcClient, payload: bytes, timeout_s: float) -> bool:
+        try:
+            response = post(self._aggregator.http_endpoint, payload, compress=True, timeout_s=timeout_s)
+        except httpx.TransportError:
+            return False
+        if response.status_code not in (200, 429, 502, 503, 504):
+            raise AssertionError(f"{response.status_code} {response.text}")
+        return response.is_success
 
 
 def new_seed() -> str:
@@ -185,13 +228,19 @@ def new_seed() -> str:
 
 
 @contextmanager
-def sending(aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: int) -> Iterator[list[ResendingClient]]:
-    """Clients that send inside the block; after it, everything they sent is acknowledged."""
-    started = [ResendingClient(aggregator.grpc_port, f"{seed}/{number}", oracle) for number in range(clients)]
+def sending(
+    aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: int, *, answered_within_s: float | None = 30.0
+) -> Iterator[list[ResendingClient]]:
+    """Clients that send everything inside the block; after it, everything they sent is acknowledged.
+
+    The block begins when each of them was answered once; at once, with None for `answered_within_s`.
+    """
+    started = [ResendingClient(aggregator, f"{seed}/{number}", oracle, everything=True) for number in range(clients)]
     for client in started:
         client.start()
     try:
-        wait_until(lambda: all(client.acknowledged_spans for client in started), 30, "every client was answered")
+        if answered_within_s is not None:
+            _wait_until_answered(started, answered_within_s)
         yield started
     except BaseException:
         for client in started:
@@ -201,11 +250,25 @@ def sending(aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: i
         client.finish(timeout_s=60)
 
 
+def _wait_until_answered(clients: list[ResendingClient], timeout_s: float) -> None:
+    wait_until(lambda: all(client.acknowledged_spans for client in clients), timeout_s, "every client was answered")
+
+
+def set_late_price(aggregator: AggregatorProcess) -> None:
+    """Prices what had none, and waits until all of it is charged."""
+    price = {"action_type": UNPRICED_ACTION, "unit": "call", "credits_per_unit": str(LATE_PRICE), "source": "test"}
+    aggregator.request("POST", "/api/v1/prices", json=price)
+    series = 'otel_credits_spans_quarantined_total{reason="unpriced"}'
+    wait_until(lambda: not aggregator.metrics().get(series), 60, "everything unpriced is charged")
+
+
 def assert_nothing_lost_or_doubled(
     aggregator: AggregatorProcess, oracle: Oracle, sent: list[ResendingClient]
 ) -> Accounting:
     """Every credit is exact, and every span that was acknowledged is accounted for."""
     aggregator.wait_ready()
+    settle(aggregator)
+    set_late_price(aggregator)
     sums = settle(aggregator)
     print(f"{sums}, {sum(client.resent_requests for client in sent)} requests sent again")
     assert sums.charged == oracle.usages

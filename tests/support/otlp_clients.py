@@ -97,6 +97,7 @@ def post(
     content_type: str = PROTOBUF,
     compress: bool = False,
     token: str = "",
+    timeout_s: float = _TIMEOUT_S,
 ) -> httpx.Response:
     """Send one request over OTLP/HTTP, with gzip if `compress`."""
     headers = {"content-type": content_type}
@@ -104,7 +105,7 @@ def post(
         headers["authorization"] = f"Bearer {token}"
     if compress:
         body, headers["content-encoding"] = gzip.compress(body), "gzip"
-    return httpx.post(f"{base_url}/v1/{signal}", content=body, headers=headers, timeout=_TIMEOUT_S)
+    return httpx.post(f"{base_url}/v1/{signal}", content=body, headers=headers, timeout=timeout_s)
 
 
 def status_of(response: httpx.Response) -> Status:
