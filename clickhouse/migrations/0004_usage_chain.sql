@@ -110,14 +110,17 @@ WHERE has(keys, 'credits.action_type')
 CREATE MATERIALIZED VIEW IF NOT EXISTS point_candidates_mv TO usage_candidates AS
 WITH
     p.attributes.key AS keys,
-    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln) -> multiIf(
+    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln, lst) -> multiIf(
         kind = 'string_value', str,
         kind = 'int_value', toString(int),
         kind = 'double_value', toString(dbl),
         kind = 'bool_value', if(bln, 'true', 'false'),
+        -- As above: a list of one short string is that string.
+        kind = 'array_value' AND length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2
+            AND substring(lst, 3, 1) = '\n', substring(lst, 5),
         ''),
         p.attributes.value.value, p.attributes.value.string_value, p.attributes.value.int_value, p.attributes.value.double_value,
-        p.attributes.value.bool_value)) AS texts,
+        p.attributes.value.bool_value, p.attributes.value.array_value)) AS texts,
     concat('credits.units.', if(texts['credits.unit'] = '', 'call', texts['credits.unit'])) AS unit_key
 SELECT
     'point' AS signal,

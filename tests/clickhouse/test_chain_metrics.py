@@ -62,6 +62,14 @@ def test_a_point_is_an_event(priced: Chain) -> None:
     assert event["created_at"].replace(tzinfo=None).isoformat() == "2026-03-14T15:09:26.535897"
 
 
+def test_a_list_of_one_text_is_that_text(priced: Chain) -> None:
+    """An attribute that is a list of one short text is read as that text, of a data point as of a span."""
+    priced.send(metrics(metric(point(1, {ACTION: "sync", USER: ["someone"], METADATA + "queue": ["slow"]}))))
+    (event,) = priced.events()
+    assert (event["user_id"], event["metadata"]) == ("someone", {"queue": "slow"})
+    priced.assert_sums_agree()
+
+
 @pytest.mark.parametrize(
     ("value", "charge"),
     [(3, "3"), (0, "0"), (0.25, "0.25"), (1e-13, "0"), (2**40, "1099511627776"), (0.1, "0.1")],
