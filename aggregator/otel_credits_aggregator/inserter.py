@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -26,6 +26,8 @@ from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
 from otel_credits_aggregator.replay import (
     REPLAY_ROWS_MAX,
     PriceWatch,
+    Selection,
+    Treatment,
     halves_of_replay,
     quarantined_ids,
     replay_batch,
@@ -59,10 +61,11 @@ class Progress:
 
 
 @dataclass
-class _ReplayRequest:
-    reasons: tuple[str, ...]
-    user_id: str | None
-    done: "Future[int]" = field(default_factory=Future)
+class _Job:
+    """Something to do between two batches."""
+
+    run: Callable[[], Any]
+    done: "Future[Any]" = field(default_factory=Future)
 
     def __post_init__(self) -> None:
         # Whoever waits may go away, but not cancel: the answer must find the future as it was.
@@ -80,7 +83,7 @@ class Inserter:
         self._client: Client | None = None
         self._prices = PriceWatch()
         self._next_recheck = 0.0
-        self._replays: list[_ReplayRequest] = []
+        self._jobs: list[_Job] = []
         self._stopping = False
         self._ended = False
         self._give_up = threading.Event()
@@ -105,19 +108,32 @@ class Inserter:
         self._thread.join(_GIVE_UP_S)
         return self._spool.is_empty()
 
-    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
-        """Charges what can be charged by now of the quarantined rows that match; the future has the number of rows tried.
+    def treat(self, selection: Selection, treatment: Treatment) -> "Future[int]":
+        """Replays, assigns or discards quarantined rows, each once; the future has the number of rows that were taken.
 
         Raises:
             Stopping: nothing is inserted any more. (The future may have it, too.)
         """
-        request = _ReplayRequest(reasons, user_id)
+        return self._enqueue(lambda: self._treat_all(selection, treatment))
+
+    def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
+        """Does something with the store while no batch of this aggregator is under way; senders are answered meanwhile.
+
+        It is tried once; what it raises is in the future.
+
+        Raises:
+            Stopping: as above.
+        """
+        return self._enqueue(lambda: self._undisturbed(work))
+
+    def _enqueue(self, run: Callable[[], T]) -> "Future[T]":
+        job = _Job(run)
         with self._spool.arrived:
             if self._ended:
                 raise Stopping("the aggregator is stopping", 1.0)
-            self._replays.append(request)
+            self._jobs.append(job)
             self._spool.arrived.notify()
-        return request.done
+        return job.done
 
     def _run(self) -> None:
         try:
@@ -137,15 +153,15 @@ class Inserter:
         except Exception:
             logger.critical("the inserter failed; what is acknowledged stays in the spool", exc_info=True)
         finally:
-            self._refuse_replays()
+            self._refuse_jobs()
 
     def _step(self) -> bool:
-        """One batch, replay or recheck; False when stopping and nothing waits."""
+        """One batch, the jobs, a recheck; False when stopping and nothing waits."""
         chosen = self._next_requests()
         if chosen:
             self._begin(Batch(str(uuid.uuid4()), chosen[0].signal, chosen[0].id, chosen[-1].id, self._fields))
-        for request in self._take_replays():
-            self._answer_replay(request)
+        for job in self._take_jobs():
+            self._answer(job)
         if time.monotonic() >= self._next_recheck:
             self._recheck()
         return bool(chosen) or not self._stopping
@@ -165,7 +181,7 @@ class Inserter:
 
     def _due(self) -> bool:
         waiting = self._spool.waiting
-        if self._stopping or self._replays or time.monotonic() >= self._next_recheck:
+        if self._stopping or self._jobs or time.monotonic() >= self._next_recheck:
             return True
         if not waiting:
             return False
@@ -238,7 +254,7 @@ class Inserter:
 
     def _set_aside(self, batch: Batch, error: Exception) -> None:
         if batch.signal is Signal.REPLAY:
-            logger.error("a quarantined row cannot be charged and stays in the quarantine: %s", _brief(error))
+            logger.error("a quarantined row cannot be treated and stays in the quarantine: %s", _brief(error))
         else:
             logger.error("a request cannot be inserted and is kept in the quarantine: %s", _brief(error))
             self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
@@ -246,36 +262,45 @@ class Inserter:
             self.progress.requests_isolated += 1
         self._write(lambda: self._spool.forget(batch))
 
-    def _take_replays(self) -> list[_ReplayRequest]:
+    def _take_jobs(self) -> list[_Job]:
         with self._spool.arrived:
-            taken, self._replays = self._replays, []
+            taken, self._jobs = self._jobs, []
         return taken
 
-    def _answer_replay(self, request: _ReplayRequest) -> None:
+    def _answer(self, job: _Job) -> None:
         try:
-            request.done.set_result(self._replay_all(request.reasons, request.user_id))
+            job.done.set_result(job.run())
+        except (_GaveUp, Stopping) as error:
+            job.done.set_exception(Stopping("the aggregator is stopping", 1.0))
+            raise error
         except Exception as error:
-            request.done.set_exception(error)
-            raise
+            job.done.set_exception(error)
 
-    def _refuse_replays(self) -> None:
-        """Answers who asked for a replay that will not happen any more."""
+    def _refuse_jobs(self) -> None:
+        """Answers who asked for something that will not happen any more."""
         with self._spool.arrived:
             self._ended = True
-        for request in self._take_replays():
-            request.done.set_exception(Stopping("the aggregator is stopping", 1.0))
+        for job in self._take_jobs():
+            job.done.set_exception(Stopping("the aggregator is stopping", 1.0))
+
+    def _undisturbed(self, work: Callable[[Client], T]) -> T:
+        try:
+            return work(self._connected())
+        except Exception:
+            self._discard_client()
+            raise
 
     def _recheck(self) -> None:
         """Charges what was unpriced, if the price book changed."""
         if not self._stopping and self._attempt(lambda: self._prices.changed(self._connected())):
-            self._replay_all(("unpriced",), None)
+            self._treat_all(Selection(reasons=("unpriced",)), Treatment())
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
 
-    def _replay_all(self, reasons: tuple[str, ...], user_id: str | None) -> int:
+    def _treat_all(self, selection: Selection, treatment: Treatment) -> int:
         """Every row that matches now, once; what is quarantined again by it is not tried a second time."""
-        ids = self._attempt(lambda: quarantined_ids(self._connected(), self._spool.receiver, reasons, user_id))
+        ids = self._attempt(lambda: quarantined_ids(self._connected(), self._spool.receiver, selection, treatment))
         for start in range(0, len(ids), REPLAY_ROWS_MAX):
-            self._begin(replay_batch(ids[start : start + REPLAY_ROWS_MAX]))
+            self._begin(replay_batch(ids[start : start + REPLAY_ROWS_MAX], treatment))
         return len(ids)
 
     def _connected(self) -> Client:

@@ -1,12 +1,14 @@
-"""Charges what waits in the quarantine, once it can be: the rows go through the chain again, and leave the quarantine.
+"""What people and the price book do to the quarantine: rows go through the chain again, get a payer, or are discarded.
 
-A replay is a batch like any other. Which rows it takes is durable in the spool before it starts, and each of its three
-statements may be repeated, so that a crash in between neither loses nor doubles a usage.
+Each is a batch like any other. Which rows it takes is durable in the spool before it starts, and each of its statements may be
+repeated, so that a crash in between neither loses nor doubles a usage, nor the record of a decision.
 """
 
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from otel_credits_aggregator.batch_insert import token_settings
@@ -15,76 +17,186 @@ from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.spool import Batch
 from otel_credits_aggregator.store import Client, rows
 
-__all__ = ["REPLAY_ROWS_MAX", "PriceWatch", "halves_of_replay", "quarantined_ids", "replay_batch", "run_replay"]
+__all__ = [
+    "ASSIGN",
+    "DISCARD",
+    "REPLAY",
+    "REPLAY_ROWS_MAX",
+    "PriceWatch",
+    "Selection",
+    "Treatment",
+    "halves_of_replay",
+    "quarantined_ids",
+    "replay_batch",
+    "run_replay",
+]
 
 REPLAY_ROWS_MAX = 10_000
 ROWS_LOOKED_AT_MAX = 1_000_000
 
+REPLAY, ASSIGN, DISCARD = "replay", "assign", "discard"
+
+# What the token of each insert ends with, and where the storms may cut it off.
+_FAULT_POINTS = {"": "replay_inserted", "-outcome": "replay_counted"}
+
 _CHOSEN = "quarantine_id IN ({ids:Array(UUID)})"
 
+# A payer that was assigned is the only one that the row names from now on.
 _INTO_THE_CHAIN = f"""
 INSERT INTO usage_candidates
 SELECT
     signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
-    charge_genai, user_attributes, default_user, receiver, allowed_services, allowed_actions,
-    service_name, scope_name, scope_version,
-    trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano,
-    series, attributes, double_keys, defect
-FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id)
+    charge_genai, if({{payer:String}} = '', q.user_attributes, ['credits.user_id']) AS user_attributes, default_user, receiver,
+    allowed_services, allowed_actions, service_name, scope_name, scope_version,
+    trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
+    if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
+    double_keys, defect
+FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id) AS q
 """
 _OUT_OF_THE_COUNT = f"""
 INSERT INTO ingest_outcomes (receiver, signal, outcome, reason, items)
 SELECT receiver, signal, 'quarantined', reason, -toInt64(sum(items))
 FROM credit_quarantine WHERE {_CHOSEN} GROUP BY receiver, signal, reason
 """
+# What is discarded stays quarantined in the accounting, for another reason: received is still the sum.
+_COUNTED_AS_DISCARDED = f"""
+INSERT INTO ingest_outcomes (receiver, signal, outcome, reason, items)
+SELECT receiver, signal, 'quarantined' AS outcome, moved.1 AS reason, sum(moved.2) AS items
+FROM
+(
+    SELECT receiver, signal, arrayJoin([(toString(q.reason), -toInt64(items)), ('discarded', toInt64(items))]) AS moved
+    FROM credit_quarantine AS q WHERE {_CHOSEN}
+)
+GROUP BY receiver, signal, moved.1
+"""
+_DECIDED = f"""
+INSERT INTO quarantine_decisions
+SELECT
+    {{decision:String}} AS decision, {{decided_by:String}} AS decided_by, {{comment:String}} AS comment,
+    fromUnixTimestamp64Micro({{decided_at_us:Int64}}, 'UTC') AS decided_at,
+    quarantine_id, event_id, reason, detail, received_at, items,
+    if({{payer:String}} = '', user_id, {{payer:String}}) AS user_id,
+    action_type, model, signal, service_name, receiver,
+    lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, name, attributes,
+    length(raw_request) AS raw_bytes
+FROM credit_quarantine WHERE {_CHOSEN}
+ORDER BY received_at, quarantine_id
+"""
 _OUT_OF_THE_QUARANTINE = f"DELETE FROM credit_quarantine WHERE {_CHOSEN}"
 
 
-def quarantined_ids(
-    client: Client, receiver: str, reasons: Sequence[str] = (), user_id: str | None = None
-) -> list[str]:
-    """The rows that match and came through this aggregator, oldest first, at most :data:`ROWS_LOOKED_AT_MAX`.
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of the quarantine are meant: those that match all that is given; nothing given means every row.
 
-    Only its own, because two aggregators that replay one row at the same moment could both charge it.
+    `since` is part of the time in which they were received, `until` is not. `event_ids` are UUIDs.
+    """
+
+    reasons: tuple[str, ...] = ()
+    user_id: str | None = None
+    event_ids: tuple[str, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What is done with them.
+
+    `action` is one of :data:`REPLAY`, :data:`ASSIGN`, :data:`DISCARD`; `payer` pays what is assigned; `decided_by`, `comment` and
+    `decided_at_us` (microseconds since 1970) are recorded with a decision.
+    """
+
+    action: str = REPLAY
+    payer: str = ""
+    decided_by: str = ""
+    comment: str = ""
+    decided_at_us: int = 0
+
+
+def quarantined_ids(
+    client: Client, receiver: str, selection: Selection = Selection(), treatment: Treatment = Treatment()
+) -> list[str]:
+    """The rows that are meant and came through this aggregator, oldest first, at most :data:`ROWS_LOOKED_AT_MAX`.
+
+    Only its own, because two aggregators that replay one row at the same moment could both charge it. A whole request can
+    only be discarded, and a payer is only assigned where none is named, so that no charge moves from one user to another.
     """
     found = rows(
         client,
         """
         SELECT toString(quarantine_id) AS id FROM credit_quarantine
-        WHERE receiver = {receiver:String} AND raw_request = ''
+        WHERE receiver = {receiver:String}
+            AND (raw_request = '' OR {action:String} = 'discard')
+            AND (user_id = '' OR {action:String} != 'assign')
             AND (empty({reasons:Array(String)}) OR has({reasons:Array(String)}, reason))
             AND ({user:String} = '' OR user_id = {user:String})
+            AND (empty({events:Array(UUID)}) OR event_id IN ({events:Array(UUID)}))
+            AND toUnixTimestamp64Micro(received_at) >= {since_us:Int64}
+            AND toUnixTimestamp64Micro(received_at) < {until_us:Int64}
         ORDER BY received_at, quarantine_id LIMIT {limit:UInt32}
         """,
-        {"receiver": receiver, "reasons": list(reasons), "user": user_id or "", "limit": ROWS_LOOKED_AT_MAX},
+        {
+            "receiver": receiver,
+            "action": treatment.action,
+            "reasons": list(selection.reasons),
+            "user": selection.user_id or "",
+            "events": list(selection.event_ids),
+            "since_us": _microseconds(selection.since, -(1 << 62)),
+            "until_us": _microseconds(selection.until, 1 << 62),
+            "limit": ROWS_LOOKED_AT_MAX,
+        },
     )
     return [row["id"] for row in found]
 
 
-def replay_batch(ids: Sequence[str]) -> Batch:
-    """A batch that replays these rows; it has no requests in the spool."""
-    return Batch(str(uuid.uuid4()), Signal.REPLAY, 0, -1, json.dumps(list(ids)).encode())
+def replay_batch(ids: Sequence[str], treatment: Treatment = Treatment()) -> Batch:
+    """A batch that treats these rows; it has no requests in the spool."""
+    fields = json.dumps({"ids": list(ids), **asdict(treatment)}).encode()
+    return Batch(str(uuid.uuid4()), Signal.REPLAY, 0, -1, fields)
 
 
 def halves_of_replay(batch: Batch) -> list[Batch]:
-    """Two batches that replay the same rows; none if there is only one row."""
-    ids = json.loads(batch.fields)
+    """Two batches that treat the same rows; none if there is only one row."""
+    ids, treatment = _contents(batch)
     middle = len(ids) // 2
-    return [replay_batch(ids[:middle]), replay_batch(ids[middle:])] if middle else []
+    return [replay_batch(half, treatment) for half in (ids[:middle], ids[middle:])] if middle else []
 
 
 def run_replay(client: Client, batch: Batch) -> None:
-    """Runs a replay, or the rest of one that was cut off.
+    """Does to the rows of a batch what is to be done, or the rest of it if it was cut off.
 
     Raises:
         ClickHouseError: repeat it.
     """
-    parameters: dict[str, Any] = {"ids": json.loads(batch.fields), "batch_id": batch.batch_id}
-    client.command(_INTO_THE_CHAIN, parameters=parameters, settings=token_settings(batch.batch_id))
-    passing("replay_inserted")
-    client.command(_OUT_OF_THE_COUNT, parameters=parameters, settings=token_settings(f"{batch.batch_id}-outcome"))
-    passing("replay_counted")
+    ids, treatment = _contents(batch)
+    parameters: dict[str, Any] = {"ids": ids, "batch_id": batch.batch_id, **asdict(treatment)}
+    parameters["decision"] = {ASSIGN: "assigned", DISCARD: "discarded"}.get(treatment.action, "")
+    for name, statement in _statements(treatment.action):
+        client.command(statement, parameters=parameters, settings=token_settings(f"{batch.batch_id}{name}"))
+        if name in _FAULT_POINTS:
+            passing(_FAULT_POINTS[name])
     client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
+
+
+def _statements(action: str) -> list[tuple[str, str]]:
+    """The inserts of a treatment, each with what its token ends with."""
+    if action == DISCARD:
+        return [("-decision", _DECIDED), ("-outcome", _COUNTED_AS_DISCARDED)]
+    charge = [("", _INTO_THE_CHAIN), ("-outcome", _OUT_OF_THE_COUNT)]
+    return [("-decision", _DECIDED), *charge] if action == ASSIGN else charge
+
+
+def _contents(batch: Batch) -> tuple[list[str], Treatment]:
+    fields = json.loads(batch.fields)
+    return fields.pop("ids"), Treatment(**fields)
+
+
+def _microseconds(moment: datetime | None, none: int) -> int:
+    if moment is None:
+        return none
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 class PriceWatch:

@@ -11,9 +11,10 @@ import socket
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import uvicorn
@@ -34,11 +35,15 @@ from otel_credits_aggregator.http_receiver import create_http_receiver
 from otel_credits_aggregator.inserter import Inserter
 from otel_credits_aggregator.intake import Intake
 from otel_credits_aggregator.metrics import AggregatorMetrics
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.replay import Selection, Treatment
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Spool
-from otel_credits_aggregator.store import is_embedded
+from otel_credits_aggregator.store import Client, is_embedded
 
 __all__ = ["Aggregator", "serve"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 _GRPC_GRACE_S = 3.0
@@ -85,9 +90,17 @@ class Aggregator:
             "receiving": self._grpc is not None,
         }
 
-    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
-        """See :meth:`Inserter.replay`."""
-        return self.inserter.replay(reasons, user_id)
+    def treat(self, selection: Selection, treatment: Treatment) -> "Future[int]":
+        """See :meth:`Inserter.treat`."""
+        return self.inserter.treat(selection, treatment)
+
+    def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
+        """See :meth:`Inserter.between_batches`."""
+        return self.inserter.between_batches(work)
+
+    def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
+        """See :meth:`Intake.accept`; an admin's request is bound to nothing."""
+        return self.intake.accept(signal, payload, b"")
 
     def stop(self) -> bool:
         """Refuses what is new, finishes what is under way, inserts what waits; returns whether the spool is empty."""

@@ -135,6 +135,35 @@ ENGINE = MergeTree
 ORDER BY (received_at, event_id)
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- What people decided about quarantined rows: one row for each that was assigned to a payer or discarded, as it was then.
+CREATE TABLE IF NOT EXISTS quarantine_decisions
+(
+    decision LowCardinality(String) COMMENT 'assigned or discarded',
+    decided_by String,
+    comment String COMMENT 'why',
+    decided_at DateTime64(6, 'UTC'),
+    quarantine_id UUID,
+    event_id UUID,
+    reason LowCardinality(String) COMMENT 'why it was in the quarantine',
+    detail String,
+    received_at DateTime64(6, 'UTC'),
+    items UInt64,
+    user_id String COMMENT 'who was made to pay; of what was discarded: who was named',
+    action_type String,
+    model String,
+    signal LowCardinality(String),
+    service_name String,
+    receiver String,
+    trace_id String,
+    span_id String,
+    name String,
+    attributes Map(String, String),
+    raw_bytes UInt64 COMMENT 'size of the request that was discarded, if it was kept as bytes'
+)
+ENGINE = MergeTree
+ORDER BY (decided_at, quarantine_id)
+SETTINGS non_replicated_deduplication_window = 10000;
+
 -- What became of every span and data point: charged, duplicate, not_usage, quarantined.
 CREATE TABLE IF NOT EXISTS ingest_outcomes
 (

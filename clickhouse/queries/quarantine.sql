@@ -1,5 +1,5 @@
 -- Usages that could not be charged, the latest first: one row a usage, however many copies of it came.
--- reason and user_id narrow it down if they are not empty.
+-- What is not empty narrows it down; times are microseconds since 1970, and until_us is not part of them.
 SELECT
     q.event_id AS event_id,
     argMax(q.reason, q.received_at) AS reason,
@@ -18,7 +18,9 @@ SELECT
     min(q.received_at) AS first_received_at,
     max(q.received_at) AS last_received_at
 FROM credit_quarantine AS q
-WHERE {user_id:String} = '' OR q.user_id = {user_id:String}
+WHERE ({user_id:String} = '' OR q.user_id = {user_id:String})
+    AND (empty({event_ids:Array(UUID)}) OR q.event_id IN ({event_ids:Array(UUID)}))
+    AND toUnixTimestamp64Micro(q.received_at) >= {since_us:Int64} AND toUnixTimestamp64Micro(q.received_at) < {until_us:Int64}
 GROUP BY q.event_id
 HAVING {reason:String} = '' OR reason = {reason:String}
 ORDER BY last_received_at DESC, event_id

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from otel_credits_aggregator.replay import Selection, Treatment
 from otel_credits_aggregator.store import Client
 from support.api import AggregatorState, running_api
 from support.store import Usage, insert_usages
@@ -126,7 +127,7 @@ def test_replay_passes_on_what_is_meant(api: httpx.Client, state: AggregatorStat
     """A replay may be narrowed to a reason and a user, and answers how many rows were tried."""
     assert api.post("/api/v1/quarantine/replay").json() == {"tried": 1}
     api.post("/api/v1/quarantine/replay", params={"reason": "unpriced", "user": "u"})
-    assert state.replays == [((), None), (("unpriced",), "u")]
+    assert state.treated == [(Selection(), Treatment()), (Selection(("unpriced",), "u"), Treatment())]
 
 
 def test_prices_can_be_added_and_listed(api: httpx.Client) -> None:

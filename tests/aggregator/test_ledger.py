@@ -16,6 +16,7 @@ from otel_credits_aggregator.ledger import (
     NewPrice,
     NotFoundError,
     Profile,
+    QuarantineFilter,
     RemoteLedger,
 )
 from otel_credits_aggregator.migrations import migrate
@@ -260,10 +261,10 @@ def test_quarantine_lists_a_usage_once(ledger: Ledger, store: Client) -> None:
     usage = Usage("u", "unheard_of")
     insert_usages(store, usage, Usage(None, "render", Decimal(1)))
     insert_usages(store, usage)
-    (row,) = ledger.quarantine(reason="unpriced")
+    (row,) = ledger.quarantine(QuarantineFilter(reason="unpriced"))
     assert (row.copies, row.user_id, row.action_type) == (2, "u", "unheard_of")
     assert "otel-credits prices set" in row.detail
-    assert [row.reason for row in ledger.quarantine(user_id="u")] == ["unpriced"]
+    assert [row.reason for row in ledger.quarantine(QuarantineFilter(user_id="u"))] == ["unpriced"]
     assert {row.reason for row in ledger.quarantine()} == {"unpriced", "no_user"}
     assert len(ledger.quarantine(limit=1)) == 1
     assert {row.reason: row.usages for row in ledger.quarantine_summary()} == {"unpriced": 1, "no_user": 1}

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import uvicorn
 from otel_credits_aggregator.api import create_app
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.replay import Selection, Treatment
 from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.store import Client, connect
 
 from support.processes import wait_until
 
 __all__ = ["AggregatorState", "running_api"]
+
+T = TypeVar("T")
 
 START_TIMEOUT_S = 30.0
 
@@ -25,8 +31,10 @@ class AggregatorState:
     """What the API asks of the server around it, set by the test. (A real server is `AggregatorProcess`.)"""
 
     checks: dict[str, bool] = field(default_factory=lambda: {"migrated": True, "replayed": True, "receiving": True})
+    dsn: str = ""
     exposition: bytes = b"# TYPE up gauge\nup 1.0\n"
-    replays: list[tuple[tuple[str, ...], str | None]] = field(default_factory=list)
+    treated: list[tuple[Selection, Treatment]] = field(default_factory=list)
+    taken_in: list[tuple[Signal, bytes]] = field(default_factory=list)
 
     @property
     def metrics(self) -> AggregatorState:
@@ -41,18 +49,34 @@ class AggregatorState:
         """Return the checks."""
         return self.checks
 
-    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> Future[int]:
+    def treat(self, selection: Selection, treatment: Treatment) -> Future[int]:
         """Remember what was asked for, and be done at once with one row."""
-        self.replays.append((reasons, user_id))
-        done: Future[int] = Future()
-        done.set_result(1)
-        return done
+        self.treated.append((selection, treatment))
+        return _done(1)
+
+    def accept(self, signal: Signal, payload: bytes) -> Future[int]:
+        """Remember the request, and be done at once."""
+        self.taken_in.append((signal, payload))
+        return _done(1)
+
+    def between_batches(self, work: Callable[[Client], T]) -> Future[T]:
+        """Do it now: nothing is inserted here."""
+        with connect(self.dsn) as client:
+            return _done(work(client))
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 @contextmanager
 def running_api(dsn: str, aggregator: AggregatorState | None = None) -> Iterator[str]:
     """Serve the API around a migrated store; gives its address, `http://127.0.0.1:port`."""
-    app = create_app(Settings(store=dsn), aggregator or AggregatorState())
+    state = aggregator or AggregatorState()
+    state.dsn = dsn
+    app = create_app(Settings(store=dsn), state)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))

@@ -108,7 +108,7 @@ class Chain:
 
     def empty(self) -> None:
         """Empties everything that the chain writes."""
-        for table in (*STORED_TABLES, "credit_grants"):
+        for table in (*STORED_TABLES, "quarantine_decisions", "credit_grants"):
             self.client.command(f"TRUNCATE TABLE {table}")
 
     def assert_sums_agree(self) -> None:

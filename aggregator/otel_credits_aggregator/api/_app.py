@@ -35,7 +35,7 @@ def create_app(
         ledger: what is served; None opens the settings' store, and closes it when the app shuts down.
         gate: who may call; None: by the settings' tokens.
     """
-    served = ledger or LocalLedger(settings.dsn, replay=aggregator.replay)
+    served = ledger or LocalLedger(settings.dsn, server=aggregator)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -1,7 +1,6 @@
 """What the routes work with, and parameters that several of them have."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Protocol, cast
 
@@ -9,6 +8,7 @@ from fastapi import Depends, Path, Query, Request
 
 from otel_credits_aggregator.access import Token
 from otel_credits_aggregator.ledger import Ledger, OneUserLedger
+from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT, LIMIT_MAX
 from otel_credits_aggregator.ledger.models import UserId
 
@@ -32,7 +32,7 @@ class Metrics(Protocol):
         """The Prometheus text exposition."""
 
 
-class Aggregator(Protocol):
+class Aggregator(Server, Protocol):
     """What the API needs of the server around it."""
 
     @property
@@ -41,9 +41,6 @@ class Aggregator(Protocol):
 
     def readiness(self) -> Mapping[str, bool]:
         """What must hold before it is ready, and whether it does."""
-
-    def replay(self, reasons: tuple[str, ...] = (), user_id: str | None = None) -> "Future[int]":
-        """See `ledger.Replay`."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from otel_credits_aggregator.ledger.interface import LIMIT_MAX
 from otel_credits_aggregator.ledger.models import UserId
 
-__all__ = ["AsJson", "Limit", "User", "UserOption", "checked", "in_words"]
+__all__ = ["AsJson", "Limit", "Payer", "User", "UserOption", "checked", "in_words"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
@@ -40,6 +40,7 @@ def _in_words(location: tuple[str | int, ...], message: str) -> str:
 
 
 User = Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the app sends it.", parser=_user_id)]
+Payer = Annotated[str, typer.Option("--user", metavar="USER", help="Who pays: the user's id.", parser=_user_id)]
 UserOption = Annotated[str | None, typer.Option("--user", metavar="USER", help="Only this user.", parser=_user_id)]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=LIMIT_MAX, help="Rows at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON array, one object a row; decimals are strings.")]

@@ -5,8 +5,8 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `_read_only_sql` (what a query from outside may do), `_one_user` (what a
-user's own token sees), `local`, `remote`.
+`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_read_only_sql` (what a query
+from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
 """
 
 from otel_credits_aggregator.ledger._one_user import OneUserLedger
@@ -23,10 +23,13 @@ from otel_credits_aggregator.ledger.errors import (
     UnauthenticatedError,
 )
 from otel_credits_aggregator.ledger.interface import Ledger
-from otel_credits_aggregator.ledger.local import LocalLedger, Replay, store_id
+from otel_credits_aggregator.ledger.local import LocalLedger, store_id
 from otel_credits_aggregator.ledger.models import (
+    Assignment,
     Balance,
     Difference,
+    Discard,
+    Discarded,
     Event,
     Grant,
     MonthlyUsage,
@@ -34,18 +37,26 @@ from otel_credits_aggregator.ledger.models import (
     NewPrice,
     Price,
     Profile,
+    QuarantinedCopy,
+    QuarantinedRequest,
     QuarantinedUsage,
+    QuarantineFilter,
     QuarantineReason,
+    RawRequest,
     Replayed,
+    TakenIn,
     User,
 )
 from otel_credits_aggregator.ledger.remote import RemoteLedger
 
 __all__ = [
+    "Assignment",
     "Balance",
     "BusyError",
     "ConflictError",
     "Difference",
+    "Discard",
+    "Discarded",
     "Event",
     "Grant",
     "InvalidQueryError",
@@ -61,13 +72,17 @@ __all__ = [
     "OneUserLedger",
     "Price",
     "Profile",
+    "QuarantineFilter",
     "QuarantineReason",
+    "QuarantinedCopy",
+    "QuarantinedRequest",
     "QuarantinedUsage",
+    "RawRequest",
     "RemoteLedger",
-    "Replay",
     "Replayed",
     "ServerUnreachableError",
     "StoreUnavailableError",
+    "TakenIn",
     "UnauthenticatedError",
     "User",
     "store_id",

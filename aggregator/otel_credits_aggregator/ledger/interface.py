@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
 from otel_credits_aggregator.ledger.models import (
+    Assignment,
     Balance,
     Difference,
+    Discard,
+    Discarded,
     Event,
     Grant,
     MonthlyUsage,
@@ -13,16 +17,22 @@ from otel_credits_aggregator.ledger.models import (
     NewPrice,
     Price,
     Profile,
+    QuarantinedCopy,
+    QuarantinedRequest,
     QuarantinedUsage,
+    QuarantineFilter,
     QuarantineReason,
+    RawRequest,
     Replayed,
+    TakenIn,
     User,
 )
 
-__all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "Ledger"]
+__all__ = ["EVERYTHING", "LIMIT_DEFAULT", "LIMIT_MAX", "Ledger"]
 
 LIMIT_DEFAULT = 1_000
 LIMIT_MAX = 100_000
+EVERYTHING = QuarantineFilter()
 
 
 class Ledger(Protocol):
@@ -65,15 +75,35 @@ class Ledger(Protocol):
         """Add a row to the price book; what was already charged keeps its price."""
 
     def quarantine(
-        self, reason: str | None = None, user_id: str | None = None, limit: int = LIMIT_DEFAULT
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
     ) -> Sequence[QuarantinedUsage]:
         """Usages that could not be charged, latest first."""
 
     def quarantine_summary(self) -> Sequence[QuarantineReason]:
         """How many usages are quarantined, by reason."""
 
-    def replay_quarantine(self, reason: str | None = None, user_id: str | None = None) -> Replayed:
+    def quarantined_copies(self, event_id: UUID) -> Sequence[QuarantinedCopy]:
+        """Every row of one quarantined usage, latest first. Raises NotFoundError."""
+
+    def quarantined_requests(
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
+    ) -> Sequence[QuarantinedRequest]:
+        """Whole requests that could not be inserted, oldest first."""
+
+    def quarantined_request(self, quarantine_id: UUID) -> RawRequest:
+        """The bytes of one of them. Raises NotFoundError."""
+
+    def replay_quarantine(self, which: QuarantineFilter = EVERYTHING) -> Replayed:
         """Try again to charge what is quarantined; what can be charged by now leaves the quarantine."""
+
+    def assign_quarantine(self, which: QuarantineFilter, assignment: Assignment) -> Replayed:
+        """Make a user pay for quarantined usage that names nobody, and try again to charge it."""
+
+    def discard_quarantine(self, which: QuarantineFilter, discard: Discard) -> Discarded:
+        """Take out of the quarantine what will never be charged, and record that."""
+
+    def take_in(self, request: RawRequest) -> TakenIn:
+        """Receive a request, as if it had been sent to the OTLP port. Raises InvalidRequestError if it is none."""
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         """Compare the totals with the events and grants; nothing returned means that they agree."""

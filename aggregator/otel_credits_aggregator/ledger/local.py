@@ -3,31 +3,33 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from clickhouse_connect.driver.exceptions import OperationalError
 from pydantic import BaseModel
 
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
+from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import checked_query
+from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store
 from otel_credits_aggregator.ledger.errors import (
-    BusyError,
     InvalidQueryError,
-    LedgerError,
     NotFoundError,
     StoreUnavailableError,
 )
-from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
+from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
+    Assignment,
     Balance,
     Difference,
+    Discard,
+    Discarded,
     Event,
     Grant,
     MonthlyUsage,
@@ -35,25 +37,25 @@ from otel_credits_aggregator.ledger.models import (
     NewPrice,
     Price,
     Profile,
+    QuarantinedCopy,
+    QuarantinedRequest,
     QuarantinedUsage,
+    QuarantineFilter,
     QuarantineReason,
+    RawRequest,
     Replayed,
+    TakenIn,
     User,
 )
-from otel_credits_aggregator.ledger.reasons import hint
+from otel_credits_aggregator.replay import Treatment
 from otel_credits_aggregator.store import READ_ONLY_SETTINGS, ClickHouseError
 
-__all__ = ["LocalLedger", "Replay", "store_id"]
-
-Replay = Callable[[tuple[str, ...], str | None], "Future[int]"]
-"""Starts to charge what can be charged by now of the quarantined rows with one of these reasons (none: any) and of this
-user (None: any); the future has the number of rows tried."""
+__all__ = ["LocalLedger", "store_id"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _QUERIES_FROM_OUTSIDE = {**OUTPUT_SETTINGS, **READ_ONLY_SETTINGS, "max_result_bytes": 200_000_000}
 _QUERY_WAIT_S = 30.0
-_REPLAY_TIMEOUT_S = 300.0
 _RECONCILE_WAIT_S = 0.5
 _RECONCILE_ATTEMPTS = 4
 
@@ -68,14 +70,14 @@ class LocalLedger:
 
     Args:
         dsn: the store; it must be migrated.
-        replay: tries the quarantine again; None where only a server can.
+        server: the running server around it; None where there is none, and then what only a server can do is refused.
         reads: how many balance reads and the like run at once.
         queries: how many queries from outside run at once.
     """
 
-    def __init__(self, dsn: str, *, replay: Replay | None = None, reads: int = 4, queries: int = 2) -> None:
-        self._replay = replay
+    def __init__(self, dsn: str, *, server: Server | None = None, reads: int = 4, queries: int = 2) -> None:
         self._store = Store(dsn, reads)
+        self._quarantine = Quarantine(self._store, server)
         self._grants = Grants(self._store)
         self._queries = ClientPool(dsn, _QUERIES_FROM_OUTSIDE, size=queries, wait_s=_QUERY_WAIT_S)
 
@@ -136,25 +138,35 @@ class LocalLedger:
         return max(mine, key=lambda price: price.created_at)
 
     def quarantine(
-        self, reason: str | None = None, user_id: str | None = None, limit: int = LIMIT_DEFAULT
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
     ) -> Sequence[QuarantinedUsage]:
-        found = self._store.read(
-            QuarantinedUsage, "quarantine", reason=reason or "", user_id=user_id or "", limit=limit
-        )
-        return [row.model_copy(update={"detail": row.detail or hint(row.reason)}) for row in found]
+        return self._quarantine.usages(which, limit)
 
     def quarantine_summary(self) -> Sequence[QuarantineReason]:
-        found = self._store.read(QuarantineReason, "quarantine_summary")
-        return [row.model_copy(update={"detail": hint(row.reason)}) for row in found]
+        return self._quarantine.summary()
 
-    def replay_quarantine(self, reason: str | None = None, user_id: str | None = None) -> Replayed:
-        if self._replay is None:
-            raise LedgerError("only a running server can replay the quarantine: start `otel-credits serve`")
-        tried = self._replay((reason,) if reason else (), user_id)
-        try:
-            return Replayed(tried=tried.result(_REPLAY_TIMEOUT_S))
-        except FutureTimeoutError:
-            raise BusyError("the replay goes on in the server; look at the quarantine later") from None
+    def quarantined_copies(self, event_id: UUID) -> Sequence[QuarantinedCopy]:
+        return self._quarantine.copies(event_id)
+
+    def quarantined_requests(
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
+    ) -> Sequence[QuarantinedRequest]:
+        return self._quarantine.requests(which, limit)
+
+    def quarantined_request(self, quarantine_id: UUID) -> RawRequest:
+        return self._quarantine.request(quarantine_id)
+
+    def replay_quarantine(self, which: QuarantineFilter = EVERYTHING) -> Replayed:
+        return Replayed(tried=self._quarantine.treat(which, Treatment()))
+
+    def assign_quarantine(self, which: QuarantineFilter, assignment: Assignment) -> Replayed:
+        return Replayed(tried=self._quarantine.assign(which, assignment))
+
+    def discard_quarantine(self, which: QuarantineFilter, discard: Discard) -> Discarded:
+        return Discarded(discarded=self._quarantine.discard(which, discard))
+
+    def take_in(self, request: RawRequest) -> TakenIn:
+        return self._quarantine.take_in(request)
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         """Differences that stay: an insert that is under way has reached one table and not yet the other."""

@@ -3,6 +3,7 @@
 Decimals are exact strings in JSON, without exponent and without trailing zeros; times are UTC, ISO 8601.
 """
 
+import base64
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -12,9 +13,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 __all__ = [
     "CREDITS_MAX",
+    "EVENT_IDS_MAX",
     "NAME_BYTES_MAX",
+    "Assignment",
     "Balance",
     "Difference",
+    "Discard",
+    "Discarded",
     "Event",
     "Grant",
     "Health",
@@ -24,9 +29,14 @@ __all__ = [
     "NewPrice",
     "Price",
     "Profile",
+    "QuarantineFilter",
     "QuarantineReason",
+    "QuarantinedCopy",
+    "QuarantinedRequest",
     "QuarantinedUsage",
+    "RawRequest",
     "Replayed",
+    "TakenIn",
     "User",
     "UserId",
     "exact_text",
@@ -35,6 +45,7 @@ __all__ = [
 # The same bounds as the chain has for usage (clickhouse/migrations/0004_usage_chain.sql).
 CREDITS_MAX = Decimal(10**18)
 NAME_BYTES_MAX = 512
+EVENT_IDS_MAX = 500
 _DECIMAL_PLACES = 12
 
 
@@ -72,6 +83,14 @@ def _short_text(value: str) -> str:
 def _not_empty(value: str) -> str:
     if not value:
         raise ValueError("must not be empty")
+    return value
+
+
+def _base64(value: str) -> str:
+    try:
+        base64.b64decode(value, validate=True)
+    except ValueError:
+        raise ValueError("is not base64") from None
     return value
 
 
@@ -215,6 +234,50 @@ class QuarantinedUsage(_Row):
     last_received_at: Utc
 
 
+class QuarantinedCopy(_Row):
+    """One row of the quarantine: one delivery of a usage, or a whole request that could not be inserted.
+
+    `raw_bytes` is the size of such a request, and `raw_begin` its first 64 bytes in hex.
+    """
+
+    quarantine_id: UUID
+    event_id: UUID
+    reason: str
+    detail: str
+    received_at: Utc
+    items: int
+    user_id: str
+    action_type: str
+    model: str
+    signal: str
+    name: str
+    service_name: str
+    scope_name: str
+    scope_version: str
+    receiver: str
+    trace_id: str
+    span_id: str
+    started_at_ns: int
+    ended_at_ns: int
+    attributes: dict[str, str]
+    raw_bytes: int
+    raw_begin: str
+
+
+class QuarantinedRequest(_Row):
+    """A whole request that could not be inserted; the bytes themselves are `RawRequest`."""
+
+    quarantine_id: UUID
+    event_id: UUID
+    reason: str
+    detail: str
+    received_at: Utc
+    signal: str
+    items: int
+    receiver: str
+    raw_bytes: int
+
+
 class QuarantineReason(_Row):
     """How many usages are quarantined for a reason, and what to do about it."""
 
@@ -230,6 +293,18 @@ class Replayed(_Row):
     """How many rows of the quarantine were tried again. What could not be charged this time either is still there."""
 
     tried: int
+
+
+class Discarded(_Row):
+    """How many rows left the quarantine without being charged; each is recorded in `quarantine_decisions`."""
+
+    discarded: int
+
+
+class TakenIn(_Row):
+    """How many spans or data points a request brought, which is now durable and charged like any other."""
+
+    items: int
 
 
 class Missing(_Row):
@@ -252,6 +327,53 @@ class Difference(_Row):
     total: str
     expected: Exact
     found: Exact
+
+
+class QuarantineFilter(_Input):
+    """Which quarantined usages are meant: those that match all that is given.
+
+    `since` is part of the time in which they were received, `until` is not.
+    """
+
+    reason: Name | None = None
+    user_id: UserId | None = None
+    event_ids: tuple[UUID, ...] = Field((), max_length=EVENT_IDS_MAX)
+    since: UtcInput | None = None
+    until: UtcInput | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing narrows it down."""
+        return self == QuarantineFilter()
+
+
+class Assignment(_Input):
+    """Who pays for quarantined usage that names nobody."""
+
+    user_id: UserId = Field(examples=["42"])
+    decided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
+    comment: Text = Field("", description="Why; recorded.")
+
+
+class Discard(_Input):
+    """Why quarantined usage will never be charged."""
+
+    comment: Name = Field(description="Why; recorded.", examples=["load test of 2026-11-20"])
+    decided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
+
+
+class RawRequest(_Input):
+    """An OTLP request as bytes: what `quarantine export` writes a line of, with more fields, and `import` reads."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    signal: Literal["traces", "metrics"]
+    raw_request: Annotated[str, AfterValidator(_base64)] = Field(description="The request in OTLP protobuf, base64.")
+
+    @property
+    def payload(self) -> bytes:
+        """The request."""
+        return base64.b64decode(self.raw_request)
 
 
 class NewGrant(_Input):

@@ -27,7 +27,7 @@ HINTS: Mapping[str, str] = {
     f"app. {_RESEND}",
     "no_action_type": f"credits.action_type is empty: name the action. {_RESEND}",
     "no_user": "No attribute says who pays: set user.id in the app, or OTEL_CREDITS_DEFAULT_USER for what comes "
-    f"from now on. {_RESEND}",
+    "from now on. To charge this one: otel-credits quarantine assign",
     "name_too_long": f"User, action, model, idempotency key or response id is longer than 512 bytes. {_RESEND}",
     "not_a_number": f"An amount, a quantity or a token count is not a number. {_RESEND}",
     "negative_number": "An amount, a quantity or a token count is negative. To give credits back: otel-credits grant.",

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
 from pydantic import BaseModel
@@ -20,10 +21,13 @@ from otel_credits_aggregator.ledger.errors import (
     StoreUnavailableError,
     UnauthenticatedError,
 )
-from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
+from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
+    Assignment,
     Balance,
     Difference,
+    Discard,
+    Discarded,
     Event,
     Grant,
     MonthlyUsage,
@@ -31,15 +35,21 @@ from otel_credits_aggregator.ledger.models import (
     NewPrice,
     Price,
     Profile,
+    QuarantinedCopy,
+    QuarantinedRequest,
     QuarantinedUsage,
+    QuarantineFilter,
     QuarantineReason,
+    RawRequest,
     Replayed,
+    TakenIn,
     User,
 )
 
 __all__ = ["RemoteLedger"]
 
 Model = TypeVar("Model", bound=BaseModel)
+_Parameter = str | int | list[str]
 # A reconciliation of a large store takes its time; everything else answers much sooner.
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 _ERRORS: Mapping[int, type[LedgerError]] = {
@@ -109,16 +119,38 @@ class RemoteLedger:
         return Price.model_validate_json(self._call("POST", "/prices", new))
 
     def quarantine(
-        self, reason: str | None = None, user_id: str | None = None, limit: int = LIMIT_DEFAULT
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
     ) -> Sequence[QuarantinedUsage]:
-        return self._list(QuarantinedUsage, "/quarantine", reason=reason, user=user_id, limit=limit)
+        return self._list(QuarantinedUsage, "/quarantine", limit=limit, **_filter(which))
 
     def quarantine_summary(self) -> Sequence[QuarantineReason]:
         return self._list(QuarantineReason, "/quarantine/summary")
 
-    def replay_quarantine(self, reason: str | None = None, user_id: str | None = None) -> Replayed:
-        answer = self._answer("POST", "/quarantine/replay", params=_given(reason=reason, user=user_id))
+    def quarantined_copies(self, event_id: UUID) -> Sequence[QuarantinedCopy]:
+        return self._list(QuarantinedCopy, f"/quarantine/usages/{event_id}")
+
+    def quarantined_requests(
+        self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
+    ) -> Sequence[QuarantinedRequest]:
+        return self._list(QuarantinedRequest, "/quarantine/requests", limit=limit, **_filter(which))
+
+    def quarantined_request(self, quarantine_id: UUID) -> RawRequest:
+        return RawRequest.model_validate_json(self._call("GET", f"/quarantine/requests/{quarantine_id}"))
+
+    def replay_quarantine(self, which: QuarantineFilter = EVERYTHING) -> Replayed:
+        answer = self._answer("POST", "/quarantine/replay", params=_filter(which))
         return Replayed.model_validate_json(answer.content)
+
+    def assign_quarantine(self, which: QuarantineFilter, assignment: Assignment) -> Replayed:
+        answer = self._answer("POST", "/quarantine/assign", assignment, params=_filter(which))
+        return Replayed.model_validate_json(answer.content)
+
+    def discard_quarantine(self, which: QuarantineFilter, discard: Discard) -> Discarded:
+        answer = self._answer("POST", "/quarantine/discard", discard, params=_filter(which))
+        return Discarded.model_validate_json(answer.content)
+
+    def take_in(self, request: RawRequest) -> TakenIn:
+        return TakenIn.model_validate_json(self._call("POST", "/quarantine/import", request))
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         return self._list(Difference, "/reconcile", user=user_id)
@@ -127,7 +159,7 @@ class RemoteLedger:
         rows: list[dict[str, Any]] = self._answer("POST", "/sql", {"query": query}).json()
         return rows
 
-    def _list(self, model: type[Model], path: str, **parameters: str | int | None) -> list[Model]:
+    def _list(self, model: type[Model], path: str, **parameters: _Parameter | None) -> list[Model]:
         answer = self._answer("GET", path, params=_given(**parameters))
         return [model.model_validate(row) for row in answer.json()]
 
@@ -139,7 +171,7 @@ class RemoteLedger:
         method: str,
         path: str,
         body: BaseModel | Mapping[str, Any] | None = None,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, _Parameter] | None = None,
     ) -> httpx.Response:
         content = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
         try:
@@ -151,8 +183,18 @@ class RemoteLedger:
         return answer
 
 
-def _given(**parameters: str | int | None) -> dict[str, str | int]:
+def _given(**parameters: _Parameter | None) -> dict[str, _Parameter]:
     return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _filter(which: QuarantineFilter) -> dict[str, _Parameter]:
+    return _given(
+        reason=which.reason,
+        user=which.user_id,
+        event=[str(event_id) for event_id in which.event_ids] or None,
+        since=which.since.isoformat() if which.since else None,
+        until=which.until.isoformat() if which.until else None,
+    )
 
 
 def _segment(text: str) -> str:
