@@ -11,6 +11,7 @@ This file lists the whole public API; nothing is defined here. instrumentation/R
 from otel_credits._actions import ActionType, get_task_credit_cost, reset_task_credit_costs, set_task_credit_cost
 from otel_credits._context import set_user, usage_context
 from otel_credits._decorator import track_credits
+from otel_credits._meter import CreditsMeter, credits_meter
 from otel_credits._queue import Stats
 from otel_credits._recorded import Recorded
 from otel_credits._runtime import configure, flush, shutdown, stats
@@ -20,10 +21,12 @@ from otel_credits._version import __version__
 
 __all__ = [
     "ActionType",
+    "CreditsMeter",
     "Recorded",
     "Stats",
     "__version__",
     "configure",
+    "credits_meter",
     "flush",
     "get_task_credit_cost",
     "reset_task_credit_costs",

@@ -24,7 +24,7 @@ CREDITS_PLACES: Final = 12
 _CREDITS_MAX: Final = Decimal(10) ** 26
 _ONE_UNIT: Final = Decimal(1).scaleb(-CREDITS_PLACES)
 # Wide enough that neither quantize nor the checks below can round what they look at.
-_WIDE: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
+WIDE: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 # OTLP carries integers as signed 64 bit.
 _INT64_MAX: Final = 2**63 - 1
 _INT64_MIN: Final = -(2**63)
@@ -72,16 +72,16 @@ def _parse_credits(value: Decimal | str | int | float) -> Decimal:
         raise ValueError(f"{value!r} is negative")
     if amount >= _CREDITS_MAX:
         raise ValueError(f"{value!r} is more than the ledger holds (26 digits before the point)")
-    rounded = amount.quantize(_ONE_UNIT, context=_WIDE)
+    rounded = amount.quantize(_ONE_UNIT, context=WIDE)
     if not isinstance(value, float) and rounded != amount:
         raise ValueError(f"{value!r} has more than {CREDITS_PLACES} decimals")
     return _shortest(rounded)
 
 
 def _shortest(amount: Decimal) -> Decimal:
-    shortest = amount.normalize(_WIDE)
+    shortest = amount.normalize(WIDE)
     exponent = shortest.as_tuple().exponent
-    return shortest.quantize(Decimal(1), context=_WIDE) if isinstance(exponent, int) and exponent > 0 else shortest
+    return shortest.quantize(Decimal(1), context=WIDE) if isinstance(exponent, int) and exponent > 0 else shortest
 
 
 def token_count(value: object, argument: str) -> int:

@@ -61,5 +61,10 @@ FAILED_REASON: Final = "credits.client.reason"
 
 # The instrumentation scopes of these counters: as the library reports them itself, for the aggregator to compare, and
 # as the app's own meter provider exports them, for dashboards. The aggregator must not take one for the other.
+# A data point of this metric is a usage; its number counts the unit.
+METRIC_USAGE: Final = "credits.usage"
+METRIC_UNIT: Final = "credits.unit"
+UNITS_PREFIX: Final = "credits.units."
+SCOPE_METER: Final = "otel_credits.meter"
 METER_REPORTS: Final = "otel_credits"
 METER_OF_THE_APP: Final = "otel_credits.app"

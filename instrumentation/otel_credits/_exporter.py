@@ -10,12 +10,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
 from otel_credits._guard import say_once
+from otel_credits._meter_export import MeterExport, Point
 from otel_credits._queue import REJECTED, Stats, UsageQueue
 from otel_credits._reports import Reports
 from otel_credits._senders import Answer, Batch, Sender, SenderFactory, Verdict
@@ -46,8 +47,10 @@ class ExportThread:
         factory: SenderFactory,
         settings: Settings,
         counters: Callable[[Stats], ExportMetricsServiceRequest],
+        meters: MeterExport,
     ) -> None:
         self._queue = queue
+        self._meters = meters
         self._counters = counters
         self._reports = Reports(queue.stats, settings.counters_interval_s)
         # Set by whoever waits for a last report, with the event that says it was tried.
@@ -99,6 +102,13 @@ class ExportThread:
             self._wake.set()
             return queue.state.wait_for(lambda: queue.done() >= target, max(0.0, deadline - time.monotonic()))
 
+    def flush_meters(self, timeout_s: float) -> bool:
+        """Wait until everything that was metered before this call is acknowledged or given up; False at the timeout."""
+        if self._meters.is_idle():
+            return True
+        self.start()
+        return self._meters.wait_settled(time.monotonic() + timeout_s, self.wake)
+
     def report(self, timeout_s: float) -> None:
         """Wait until the receiver was told the counters as they are now, or until that failed, or the timeout."""
         if self._thread is None or self._reports.due(now=True) is None:
@@ -121,7 +131,7 @@ class ExportThread:
     def reset_after_fork(self) -> None:
         """In a forked child: the thread and the connection stayed with the parent."""
         _left_to_the_parent.append(self._sender)
-        self.__init__(self._queue, self._factory, self._settings, self._counters)  # type: ignore[misc]
+        self.__init__(self._queue, self._factory, self._settings, self._counters, self._meters)  # type: ignore[misc]
 
     def _run(self) -> None:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
@@ -130,6 +140,7 @@ class ExportThread:
                 self._wake.wait(self._pause_s())
                 self._wake.clear()
                 self._round()
+                self._send_metered()
                 self._report()
         finally:
             detach(token)
@@ -154,6 +165,27 @@ class ExportThread:
             # Nothing here is expected to raise. The thread must outlive what is unexpected: it is asked again later.
             logger.exception("credits: the export thread met an unexpected error; it goes on")
             self._back_off(Answer(Verdict.RETRY))
+
+    def _send_metered(self) -> None:
+        """Send what the meters counted, if it is time for that, until nothing is left or an attempt failed."""
+        meters = self._meters
+        try:
+            if not meters.wanted and time.monotonic() < self._idle_until:
+                return
+            while not self._stopping:
+                meters.collect()
+                points = meters.waiting()[: self._settings.batch_spans_max]
+                if not points or not self._deliver(points, meters.settle, self._attempt_points):
+                    return
+        except Exception:
+            logger.exception("credits: the export thread met an unexpected error; it goes on")
+            self._back_off(Answer(Verdict.RETRY))
+
+    def _attempt_points(self, sender: Sender, points: Sequence[Point]) -> Answer:
+        return sender.report(self._meters.request(points), self._settings.export_timeout_s)
+
+    def _attempt_spans(self, sender: Sender, batch: Batch) -> Answer:
+        return sender.send(batch, self._settings.export_timeout_s)
 
     def _report(self) -> None:
         """Send the counters, if it is time for that and the receiver is there."""
@@ -185,7 +217,7 @@ class ExportThread:
     def _send_one(self) -> bool:
         """Send the oldest batch. False: there is nothing to send, or a wait comes first."""
         batch = self._queue.batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
-        return bool(batch) and self._deliver(batch, self._settle_own)
+        return bool(batch) and self._deliver(batch, self._settle_own, self._attempt_spans)
 
     def _send_left(self) -> bool:
         """Send the oldest batch that a dead process left on disk. False: there is none, or a wait comes first, or
@@ -193,7 +225,7 @@ class ExportThread:
         if self._queue.inbox_length():
             return False
         batch = self._queue.left_batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
-        return bool(batch) and self._deliver(batch, self._settle_left)
+        return bool(batch) and self._deliver(batch, self._settle_left, self._attempt_spans)
 
     def _settle_left(self, count: int, rejected: int) -> None:
         self._queue.settle_left(count)
@@ -201,9 +233,11 @@ class ExportThread:
     def _settle_own(self, count: int, rejected: int) -> None:
         self._queue.settle(count, rejected, REJECTED)
 
-    def _deliver(self, batch: Batch, settle: Callable[[int, int], None]) -> bool:
+    def _deliver(
+        self, batch: Sequence[Any], settle: Callable[[int, int], None], send: Callable[[Sender, Any], Answer]
+    ) -> bool:
         """One attempt with `batch`, which is the head of its queue. False: it is still there, and waits."""
-        answer = self._attempt(batch)
+        answer = self._attempt(batch, send)
         if self._stopping:  # the queue may have another owner already
             return False
         unclear_for_long = answer.verdict is Verdict.UNCLEAR and self._attempts + 1 >= _UNCLEAR_ATTEMPTS_MAX
@@ -214,16 +248,16 @@ class ExportThread:
         if answer.verdict is Verdict.REFUSED_DATA and len(batch) > 1:
             # Something in the batch is bad. Its neighbours shall be charged: it is found by sending halves.
             half = len(batch) // 2
-            return self._deliver(batch[:half], settle) and self._deliver(batch[half:], settle)
+            return self._deliver(batch[:half], settle, send) and self._deliver(batch[half:], settle, send)
         self._settle(len(batch), answer, settle)
         return True
 
-    def _attempt(self, batch: Batch) -> Answer:
+    def _attempt(self, batch: Sequence[Any], send: Callable[[Sender, Any], Answer]) -> Answer:
         try:
             sender = self._sender = self._sender or self._factory()
         except Exception as error:
             return Answer(Verdict.RETRY, f"no exporter: {error!r}")
-        return sender.send(batch, self._settings.export_timeout_s)
+        return send(sender, batch)
 
     def _settle(self, count: int, answer: Answer, settle: Callable[[int, int], None]) -> None:
         """The receiver has had its last word on the `count` oldest usages."""

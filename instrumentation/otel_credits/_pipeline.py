@@ -25,6 +25,8 @@ from otel_credits._attributes import ACTION_TYPE
 from otel_credits._exporter import ExportThread
 from otel_credits._guard import report_dropped
 from otel_credits._instance import Instance
+from otel_credits._meter_export import MeterExport
+from otel_credits._meter_shards import Key, shards
 from otel_credits._processor import CreditsSpanProcessor
 from otel_credits._provider import ProviderHook
 from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, Stats, UsageQueue, estimated_bytes
@@ -35,6 +37,8 @@ from otel_credits._usage import span_like, usage_span
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    from otel_credits._meter import CreditsMeter
 
 logger = logging.getLogger("otel_credits")
 
@@ -51,7 +55,8 @@ class Pipeline:
         self.settings = settings
         self.queue = _queue(settings)
         self.instance = Instance()
-        self.thread = ExportThread(self.queue, factory, settings, self._counters)
+        self.meters = MeterExport(self, shards)
+        self.thread = ExportThread(self.queue, factory, settings, self._counters, self.meters)
         self._resource: Resource | None = None
         # The resource of an app's span, and the same with our instance id.
         self._stamped: tuple[Resource, Resource] | None = None
@@ -75,8 +80,9 @@ class Pipeline:
         self.queue.spans_max, self.queue.bytes_max = settings.queue_spans_max, settings.queue_bytes_max
         self.queue.closed = False
         self._resource = None
-        self.thread = ExportThread(self.queue, factory, settings, self._counters)
-        if self.queue.stats().waiting:
+        self.thread = ExportThread(self.queue, factory, settings, self._counters, self.meters)
+        self.meters.take_again()
+        if self.queue.stats().waiting or not self.meters.is_idle():
             self.thread.start()
         self.send_left_files()
 
@@ -97,8 +103,7 @@ class Pipeline:
 
     def record(self, attributes: dict[str, AttributeValue], parent_context: Context | None = None) -> None:
         """Record a usage with these attributes, now. Takes no lock and does not wait."""
-        resource = self._resource or self._find_resource()
-        self._accept(usage_span(attributes, resource, parent_context), attributes)
+        self._accept(usage_span(attributes, self.resource(), parent_context), attributes)
 
     def accept_span(self, span: ReadableSpan) -> None:
         """Record a usage that the app made a span of."""
@@ -107,7 +112,7 @@ class Pipeline:
 
     def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
         if not self.queue.put(span, estimated_bytes(attributes), attributes):
-            self._refused()
+            self.refuse(SHUTDOWN if self.queue.closed else QUEUE_FULL)
             return
         if not self.thread.started:
             self._start()
@@ -122,8 +127,17 @@ class Pipeline:
             # A process of `multiprocessing` ends without atexit; it runs these instead.
             multiprocessing_util.Finalize(None, self.shutdown, exitpriority=10)
 
-    def _refused(self) -> None:
-        reason = SHUTDOWN if self.queue.closed else QUEUE_FULL
+    def ensure_started(self) -> None:
+        """There is something to send from now on."""
+        if not self.thread.started:
+            self._start()
+
+    def count_metered(self, meter: CreditsMeter, key: Key, scaled: int) -> None:
+        """Count a usage of a meter; `scaled` is in units of 10^-12."""
+        self.meters.count(meter, key, scaled)
+
+    def refuse(self, reason: str) -> None:
+        """A usage is not taken: count it and say so."""
         self.queue.count_failed(reason)
         now = time.monotonic()
         if now - self._refused_logged_at >= _REFUSED_LOG_EVERY_S or not self._refused_logged_at:
@@ -137,7 +151,9 @@ class Pipeline:
 
     def flush(self, timeout_s: float) -> bool:
         """Whether everything recorded so far is acknowledged, after at most `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
         settled = self.thread.flush(timeout_s)
+        settled = self.thread.flush_meters(max(0.0, deadline - time.monotonic())) and settled
         with self.queue.state:
             lost, self._lost_reported = self.queue.lost() - self._lost_reported, self.queue.lost()
         return settled and lost == 0
@@ -156,16 +172,21 @@ class Pipeline:
             return True
         for finish in before_shutdown:
             finish()
+        self.meters.stop_taking()
         delivered = self.flush_at_end(timeout_s)
         self.queue.closed = True
         self.thread.stop(timeout_s=1.0)
-        given_up = self.queue.give_up_waiting(SHUTDOWN)
+        given_up = self.queue.give_up_waiting(SHUTDOWN) + self.meters.give_up()
         left = self.queue.end()
         if left:
             logger.warning("credits: %d usages wait in %s for the next start", left, self.settings.spool_dir)
         if given_up:
             logger.error("credits: %d usages were not delivered before the end and are NOT charged", given_up)
         return delivered and not given_up
+
+    def resource(self) -> Resource:
+        """What the usage of this process says of its service."""
+        return self._resource or self._find_resource()
 
     def _find_resource(self) -> Resource:
         """The resource of the app's tracer provider, so that usage has the same service name; else the standard one."""
@@ -183,8 +204,7 @@ class Pipeline:
         return stamped[1]
 
     def _counters(self, stats: Stats) -> ExportMetricsServiceRequest:
-        resource = self._resource or self._find_resource()
-        return counters_request(stats, resource, started_ns=self.instance.started_ns)
+        return counters_request(stats, self.resource(), started_ns=self.instance.started_ns)
 
     def forget_resource(self) -> None:
         """The app has another tracer provider now: ask it for its resource at the next usage."""
@@ -204,6 +224,7 @@ class Pipeline:
         self.thread.reset_after_fork()
         self.instance = Instance()
         self._resource = self._stamped = None
+        self.meters.reset_after_fork()
         self._lost_reported = 0
 
 

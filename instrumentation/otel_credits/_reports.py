@@ -40,7 +40,7 @@ def counters_request(
 
     request = ExportMetricsServiceRequest()
     of_resource = request.resource_metrics.add(schema_url=resource.schema_url or "")
-    of_resource.resource.attributes.extend(_key_value(key, str(value)) for key, value in resource.attributes.items())
+    of_resource.resource.attributes.extend(attribute(key, str(value)) for key, value in resource.attributes.items())
     of_scope = of_resource.scope_metrics.add()
     of_scope.scope.name, of_scope.scope.version = METER_REPORTS, __version__
     times = (started_ns, now_ns or time.time_ns())
@@ -64,10 +64,11 @@ def _add_sum(scope: ScopeMetrics, name: str, counts: list[tuple[int, str | None]
     for count, reason in counts:
         point = metric.data_points.add(start_time_unix_nano=times[0], time_unix_nano=times[1], as_int=count)
         if reason is not None:
-            point.attributes.append(_key_value(FAILED_REASON, reason))
+            point.attributes.append(attribute(FAILED_REASON, reason))
 
 
-def _key_value(key: str, value: str) -> KeyValue:
+def attribute(key: str, value: str) -> KeyValue:
+    """A text attribute as it goes over the wire."""
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
     return KeyValue(key=key, value=AnyValue(string_value=value))

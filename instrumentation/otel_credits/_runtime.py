@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
@@ -19,12 +19,17 @@ from otel_credits._counters import register_counters
 from otel_credits._destinations import TrustedHosts
 from otel_credits._endpoint import resolve_endpoint
 from otel_credits._guard import report_dropped, say_once, set_strict
+from otel_credits._meter_export import usage_attributes
+from otel_credits._meter_shards import Key, shards
 from otel_credits._pipeline import Pipeline
 from otel_credits._propagator import install_propagator
 from otel_credits._queue import Stats
 from otel_credits._senders import ExporterSender, Sender, SenderFactory, sender_factory
 from otel_credits._settings import Settings, endpoint_in_environment, load_settings, sdk_disabled
 from otel_credits._threads import carry_into_thread_pools, leave_thread_pools
+
+if TYPE_CHECKING:
+    from otel_credits._meter import CreditsMeter
 
 logger = logging.getLogger("otel_credits")
 
@@ -35,6 +40,9 @@ class CapturingPipeline(Pipeline):
     def __init__(self, add: Callable[[ReadableSpan], None]) -> None:
         super().__init__(Settings(), _no_sender)
         self._add = add
+
+    def count_metered(self, meter: CreditsMeter, key: Key, scaled: int) -> None:
+        self.record(usage_attributes(meter.series(key), scaled))
 
     def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
         self._add(span)
@@ -59,6 +67,7 @@ def redirect_to(add: Callable[[ReadableSpan], None]) -> Iterator[None]:
     """Within the block, usages of this process go to `add`."""
     global _pipeline
     before, _pipeline = _pipeline, CapturingPipeline(add)
+    shards.begin_generation()
     try:
         yield
     finally:
@@ -103,6 +112,8 @@ def configure(
     user: str | Callable[..., Any] | None = None,
     trusted_hosts: str | None = None,
     thread_pools: bool | None = None,
+    meter_interval_s: float | None = None,
+    meter_series_max: int | None = None,
     jwt_key_file: str | None = None,
     jwt_audience: str | None = None,
     jwt_issuer: str | None = None,

@@ -63,7 +63,7 @@ class Sender(Protocol):
         """Make one attempt to deliver `spans`. Does not raise."""
 
     def report(self, request: ExportMetricsServiceRequest, timeout_s: float) -> Answer:
-        """Make one attempt to deliver the counters."""
+        """Make one attempt to deliver the counters, or what the meters counted."""
 
     def close(self) -> None:
         """Drop connections. An attempt under way ends soon."""
@@ -175,10 +175,10 @@ class GrpcSender:
 
         stub: Any = MetricsServiceStub(self._exporter._channel)  # type: ignore[no-untyped-call]
         try:
-            stub.Export(request=request, metadata=self._exporter._headers, timeout=timeout_s)
+            response = stub.Export(request=request, metadata=self._exporter._headers, timeout=timeout_s)
         except self._rpc_error as error:
             return grpc_answer(error)
-        return Answer(Verdict.DELIVERED)
+        return _partial(response.partial_success.rejected_data_points, response.partial_success.error_message)
 
     def close(self) -> None:
         self._exporter.shutdown()

@@ -149,6 +149,15 @@ class Settings:
         _hosts,
         "hosts that are told who the user is (W3C baggage): a list of hosts, host:port and .suffixes",
     )
+    meter_interval_s: float = _setting(
+        "OTEL_CREDITS_METER_INTERVAL_S", 5.0, _positive_s, "how long what meters count is added up before it is sent"
+    )
+    meter_series_max: int = _setting(
+        "OTEL_CREDITS_METER_SERIES_MAX",
+        100_000,
+        _positive_int,
+        "series that meters add up at a time; what is above is sent as a span for each addition",
+    )
     thread_pools: bool = _setting(
         "OTEL_CREDITS_THREAD_POOLS", True, _switch, "what is submitted to a ThreadPoolExecutor keeps its usage context"
     )

@@ -139,12 +139,14 @@ class OtlpSink:
         return response
 
     def _export_metrics(self, raw: bytes, context: grpc.ServicerContext) -> ExportMetricsServiceResponse:
-        if self.script.code is not None:
-            context.abort(self.script.code, self.script.detail)
-        with self._changed:
-            self.metrics.append(ExportMetricsServiceRequest.FromString(raw))
-            self.metrics_metadata.append({k: v for k, v in context.invocation_metadata() if isinstance(v, str)})
-            self._changed.notify_all()
+        script = self.script
+        if script.code is None or script.store_before_failing:
+            with self._changed:
+                self.metrics.append(ExportMetricsServiceRequest.FromString(raw))
+                self.metrics_metadata.append({k: v for k, v in context.invocation_metadata() if isinstance(v, str)})
+                self._changed.notify_all()
+        if script.code is not None:
+            context.abort(script.code, script.detail)
         return ExportMetricsServiceResponse()
 
     def counters(self) -> dict[str, dict[str, int]]:
