@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import app_spool, balance_growth, balance_under_load, ingest, latency, memory, tracking
+from benchmarks import (
+    app_spool,
+    balance_growth,
+    balance_under_load,
+    ingest,
+    latency,
+    memory,
+    metering,
+    overhead,
+    tracking,
+)
 from benchmarks._machine import LOAD_HIGH_PER_CORE, load_per_core
 from benchmarks._readme import section, write
 from benchmarks._report import Report
@@ -21,6 +31,8 @@ BENCHMARKS: Mapping[str, Run] = {
     "ingest": ingest.run,
     "tracking": tracking.run,
     "app_spool": app_spool.run,
+    "metering": metering.run,
+    "overhead": overhead.run,
     "balance_under_load": balance_under_load.run,
     "balance_growth": balance_growth.run,
     "latency": latency.run,

@@ -13,7 +13,7 @@ from otel_credits import _attributes as names
 
 from benchmarks._report import Figure, Report, Target, median, spread
 
-__all__ = ["run", "track"]
+__all__ = ["Discard", "run", "track"]
 
 _TARGET = Target(1.5, goal=1.25)
 # Less than the batch of either (512, 1000), so that no export thread works while the caller is timed; it does so in the
@@ -22,7 +22,7 @@ _CALLS = 500
 _FLUSH_TIMEOUT_S = 30.0
 
 
-class _Discard(SpanExporter):
+class Discard(SpanExporter):
     """Counts what it gets and forgets it."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Side:
     record: Callable[[], object]
     flush: Callable[[], object]
     end: Callable[[], object]
-    exporter: _Discard
+    exporter: Discard
 
     def round_us(self) -> float:
         """Microseconds a call in this thread."""
@@ -80,7 +80,7 @@ def run(quick: bool) -> Report:
 
 
 def _ours() -> _Side:
-    exporter = _Discard()
+    exporter = Discard()
     otel_credits.configure(exporter=exporter)
     return _Side(track, lambda: otel_credits.flush(timeout_s=_FLUSH_TIMEOUT_S), otel_credits.shutdown, exporter)
 
@@ -100,7 +100,7 @@ def track() -> None:
 
 
 def _plain() -> _Side:
-    exporter = _Discard()
+    exporter = Discard()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     tracer = provider.get_tracer("benchmark")

@@ -14,6 +14,8 @@ BENCHMARKS = {
     "ingest": 12,
     "tracking": 3,
     "app_spool": 4,
+    "metering": 2,
+    "overhead": 13,
     "balance_under_load": 5,
     "balance_growth": 4,
     "latency": 3,

@@ -1,0 +1,126 @@
+"""A FastAPI request and a Celery task with otel-credits beside the same ones with the official instrumentation alone."""
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import otel_credits
+from otel_credits_aggregator.demo.processes import accepts_connections, clean_environment, free_port, wait_until
+
+from benchmarks._report import Figure, Report, Target, median, percentile, spread
+from benchmarks.tracking import Discard, track
+
+__all__ = ["run"]
+
+_TARGET = Target(1.05)
+_STARTED_TIMEOUT_S = 60.0
+_USAGES = 2000
+# The microseconds of so many requests or tasks.
+Side = Callable[[int], list[float]]
+
+
+def run(quick: bool) -> Report:
+    """Rounds of both sides, one after the other, for requests and for tasks; then the memory of waiting usage."""
+    rounds, each = (2, 20) if quick else (60, 200)
+    figures: list[Figure] = []
+    for what, started in (("request", _fastapi), ("task", _celery)):
+        with started("plain") as plain, started("credits") as credits:
+            plain(each), credits(each)  # a round that does not count
+            pairs = [(plain(each), credits(each)) for _ in range(rounds)]
+        figures += _figures(what, pairs)
+    return Report(
+        "Overhead",
+        [*figures, Figure("memory of a usage that waits", _bytes_of_a_usage(), "bytes")],
+        [
+            f"{rounds} rounds of {each} requests or tasks a side, in turn. Each makes one LLM span; with otel-credits that is a"
+            " usage of the request's user, which its exporter gets beside the app's own."
+        ],
+    )
+
+
+def _figures(what: str, pairs: list[tuple[list[float], list[float]]]) -> Iterator[Figure]:
+    for percent in (50, 99):
+        plain = [percentile(theirs, percent) for theirs, _ in pairs]
+        credits = [percentile(ours, percent) for _, ours in pairs]
+        ratios = [ours / theirs for theirs, ours in zip(plain, credits, strict=True)]
+        yield Figure(f"{what}, official alone, p{percent}", median(plain), "µs", spread(plain))
+        yield Figure(f"{what}, with otel-credits, p{percent}", median(credits), "µs", spread(credits))
+        yield Figure(f"**{what}, ratio p{percent}**", median(ratios), "", spread(ratios, 2), _TARGET)
+
+
+@contextmanager
+def _fastapi(kind: str) -> Iterator[Side]:
+    port = free_port()
+    with _side(kind, "fastapi", str(port)):
+        wait_until(lambda: accepts_connections(port), _STARTED_TIMEOUT_S, "uvicorn listens")
+        client = http.client.HTTPConnection("127.0.0.1", port)
+
+        def requests(count: int) -> list[float]:
+            return [_request_us(client, number) for number in range(count)]
+
+        yield requests
+        client.close()
+
+
+def _request_us(client: http.client.HTTPConnection, number: int) -> float:
+    began = time.perf_counter()
+    client.request("GET", f"/ask/{number}", headers={"x-user-id": f"user-{number}"})
+    response = client.getresponse()
+    body = response.read()
+    took = time.perf_counter() - began
+    if json.loads(body) != {"answer": number}:
+        raise RuntimeError(f"{response.status} {body!r}")
+    return took * 1e6
+
+
+@contextmanager
+def _celery(kind: str) -> Iterator[Side]:
+    with _side(kind, "celery") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def tasks(count: int) -> list[float]:
+            stdin.write(f"{count}\n")
+            stdin.flush()
+            times: list[float] = json.loads(stdout.readline())
+            return times
+
+        yield tasks
+
+
+@contextmanager
+def _side(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmarks._overhead_side", *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=clean_environment(), text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _bytes_of_a_usage() -> float:
+    """What Python allocates for a usage until it is sent."""
+    otel_credits.configure(
+        exporter=Discard(), capture_spans=False, export_interval_s=3600, batch_spans_max=10 * _USAGES
+    )
+    try:
+        for _ in range(100):
+            track()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(_USAGES):
+            track()
+        grown = tracemalloc.get_traced_memory()[0] - before
+        if otel_credits.stats().waiting != _USAGES + 100:
+            raise RuntimeError("the usages were sent while they were measured")
+        return grown / _USAGES
+    finally:
+        tracemalloc.stop()
+        otel_credits.shutdown()
