@@ -17,7 +17,7 @@ from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXE
 from otel_credits._context import current_usage, current_user
 from otel_credits._guard import say_once
 from otel_credits._span_memory import recall, remember
-from otel_credits._usage import span_like
+from otel_credits._usage import attributes_of, span_like
 
 
 class CreditsSpanProcessor(SpanProcessor):
@@ -33,19 +33,20 @@ class CreditsSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
             user = current_user(parent_context)
-            remember(span, current_usage(parent_context), span.attributes)
+            present = attributes_of(span)
+            remember(span, current_usage(parent_context), present)
             if user is not None:
-                _name_user(span, user)
+                _name_user(span, user, present)
         except Exception as error:
             say_once("span start", logging.ERROR, "credits: a span could not be given its user", exc_info=error)
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            present = span.attributes or {}
+            present = attributes_of(span)
             lost = _lost_attributes(span, present)
             attributes = {**lost, **present} if lost else present
             if attributes and (ACTION_TYPE in attributes or (self._charge_genai() and may_be_llm_call(attributes))):
-                self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
+                self._accept(span_like(span, attributes, span.resource) if lost else span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
 
@@ -56,25 +57,29 @@ class CreditsSpanProcessor(SpanProcessor):
         return self._flush(timeout_millis / 1000)
 
 
-def _name_user(span: Span, user: str) -> None:
+def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:
     """Name the user on a span, unless the app has."""
-    present = span.attributes or {}
-    for name in (USER_ID, CREDITS_USER_ID):
-        if name not in present:
-            span.set_attribute(name, user)
+    missing = {name: user for name in (USER_ID, CREDITS_USER_ID) if name not in present}
+    if missing:
+        span.set_attributes(missing)
 
 
 def may_be_llm_call(attributes: Mapping[str, object]) -> bool:
     """Whether a span has an attribute of the GenAI or OpenInference conventions."""
-    return OPENINFERENCE_KIND in attributes or any(name.startswith(GENAI_PREFIXES) for name in attributes)
+    if OPENINFERENCE_KIND in attributes:
+        return True
+    for name in attributes:  # noqa: SIM110  (a generator takes twice the time, on the app's thread)
+        if name.startswith(GENAI_PREFIXES):
+            return True
+    return False
 
 
 def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any]) -> dict[str, Any]:
     """What the span lost (see _span_memory.py), and the user of its usage context if that was not known before."""
     memory = recall(span)
     lost: dict[str, Any] = {}
-    if memory is not None and memory.attributes and span.dropped_attributes:
-        lost = {name: value for name, value in memory.attributes.items() if name not in present}
+    if memory is not None and span.dropped_attributes:
+        lost = {name: value for name, value in memory.may_not_be_lost().items() if name not in present}
     if CREDITS_USER_ID not in present and CREDITS_USER_ID not in lost:
         user = None if memory is None or memory.usage is None else memory.usage.user
         user = user if user is not None else _user_if_none(present)

@@ -28,6 +28,18 @@ _UNSET = Status(StatusCode.UNSET)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
+def attributes_of(span: Any) -> dict[str, Any]:
+    """A copy of a span's attributes.
+
+    What the SDK gives out is a view whose every step is a Python call under a lock; the dictionary behind it is there
+    in all versions so far, and is copied in one step. Where it is not, the view is as good.
+    """
+    inner = getattr(getattr(span, "_attributes", None), "_dict", None)
+    if type(inner) is dict:
+        return inner.copy()
+    return dict(span.attributes or {})
+
+
 def span_like(span: ReadableSpan, attributes: dict[str, Any], resource: Resource) -> ReadableSpan:
     """The app's finished `span`, with the same identity, and other attributes and resource."""
     return ReadableSpan(

@@ -18,12 +18,12 @@ from celery import signals
 from opentelemetry import context as context_api
 from opentelemetry.trace import get_current_span
 
-from otel_credits._attributes import CELERY_HEADER, CREDITS_USER_ID, USER_ID
+from otel_credits._attributes import CELERY_HEADER
 from otel_credits._baggage import header_of, members_of_context, members_of_header, usage_of_members
 from otel_credits._context import UsageContext, current_usage, current_user, with_usage
 from otel_credits._guard import say_once
 from otel_credits._runtime import active
-from otel_credits._span_memory import bind
+from otel_credits._span_memory import bind, name_user
 
 logger = logging.getLogger("otel_credits")
 
@@ -105,8 +105,7 @@ def _before_run(task: Any = None, **_: Any) -> None:
         setattr(task.request, _TOKEN, context_api.attach(with_usage(usage)))
         span = get_current_span()
         bind(span, usage)
-        if usage.user is not None and span.is_recording():
-            span.set_attributes({USER_ID: usage.user, CREDITS_USER_ID: usage.user})
+        name_user(span, usage.user)
     except Exception as error:
         say_once("celery run", logging.ERROR, "credits: a task runs without its user", exc_info=error)
 

@@ -33,13 +33,12 @@ from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 from starlette.middleware import Middleware
 
-from otel_credits._attributes import CREDITS_USER_ID, USER_ID
 from otel_credits._baggage import usage_of_members
 from otel_credits._context import UsageContext, current_user, inbound_baggage_is_trusted, with_usage
 from otel_credits._propagator import ensure_propagator
 from otel_credits._request_user import UserResolver, prepare_resolver, usage_of_request
 from otel_credits._runtime import active, current_settings
-from otel_credits._span_memory import bind
+from otel_credits._span_memory import bind, name_user
 
 logger = logging.getLogger("otel_credits")
 
@@ -109,8 +108,8 @@ def _naming_user(send: Send, context: Context) -> Send:
 
 def _name_user(context: Context) -> None:
     server_span = get_current_span(context)
-    if server_span.is_recording() and (user := current_user(context)) is not None:
-        server_span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
+    if server_span.is_recording():
+        name_user(server_span, current_user(context))
 
 
 def _flushing(send: Send) -> Send:

@@ -13,7 +13,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from support.otlp_sink import OtlpSink
+from support.otlp_sink import OtlpSink, SinkSpan
 
 PRELUDE = """
     import json, random, sys
@@ -62,6 +62,11 @@ def run_app(code: str, sink: OtlpSink | None = None, **env: str) -> Any:
     return json.loads(done.stdout)
 
 
+def without_number(span: SinkSpan) -> dict[str, Any]:
+    """A usage's attributes without its number among the usages of the process."""
+    return {name: value for name, value in span.attributes.items() if name != "credits.seq"}
+
+
 WITHOUT_US = """
     tracer = provider().get_tracer("app")
     serve(tracer, 3000, track=False)
@@ -95,6 +100,63 @@ def test_one_percent_traced_all_charged(sink: OtlpSink, set_up: str) -> None:
     assert sorted(s.attributes["user.id"] for s in sink.spans()) == sorted(f"u{number}" for number in range(3000))
 
 
+# Each sampler as the app would choose it, by code or by environment.
+SAMPLERS = {
+    "never": ("ALWAYS_OFF", {"OTEL_TRACES_SAMPLER": "always_off"}),
+    "1 %": ("TraceIdRatioBased(0.01)", {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}),
+    "1 %, parent-based": (
+        "ParentBased(TraceIdRatioBased(0.01))",
+        {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"},
+    ),
+    "always": ("ALWAYS_ON", {"OTEL_TRACES_SAMPLER": "always_on"}),
+    "parent-based": ("ParentBased(ALWAYS_ON)", {"OTEL_TRACES_SAMPLER": "parentbased_always_on"}),
+}
+# Requests of clients that sampled, of clients that did not, and of none; tracked usages, LLM spans, spans of the app.
+MIXED = """
+    def remote(number):
+        flags = TraceFlags(number % 2)
+        parent = SpanContext(number + 1, number + 1, True, flags)
+        return set_span_in_context(NonRecordingSpan(parent)) if number % 3 else None
+    def mixed(tracer, ours):
+        for number in range(600):
+            with tracer.start_as_current_span("request", context=remote(number)):
+                attributes = {"gen_ai.operation.name": "chat", "user.id": f"llm{number}"}
+                with tracer.start_as_current_span("chat m", attributes=attributes):
+                    pass
+                attributes = {"credits.action_type": "own", "user.id": f"own{number}"}
+                with tracer.start_as_current_span("usage", attributes=attributes):
+                    pass
+                if ours:
+                    otel_credits.track_compute_usage(f"tracked{number}", "a", credits=1)
+"""
+
+
+@pytest.mark.parametrize("by", ["code", "environment"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_whatever_is_sampled_all_is_charged(sink: OtlpSink, sampler: str, by: str) -> None:
+    """Under every sampler, set by code or by the environment, with parents that are sampled and others that are not:
+    each usage and each LLM call is sent, and the app's own exporter gets the very same spans as without us."""
+    expression, variables = SAMPLERS[sampler]
+    own = f"TracerProvider(sampler={expression if by == 'code' else None}, id_generator=Seeded())"
+    env = variables if by == "environment" else {}
+    code = """
+    made = {own}
+    made.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(made)
+    {configure}
+    mixed(trace.get_tracer("app"), {ours})
+    {flush}
+    print(json.dumps(own_spans()))
+    """
+    ours = {"configure": "otel_credits.configure(charge_genai=True)", "flush": "assert otel_credits.flush(30)"}
+    traced = run_app(MIXED + code.format(own=own, ours=True, **ours), sink, **env)
+    alone = run_app(MIXED + code.format(own=own, ours=False, configure="", flush=""), **env)
+    assert traced == alone
+    assert (len(traced) == 0) == (sampler == "never")
+    users = sorted(span.attributes["user.id"] for span in sink.spans())
+    assert users == sorted(f"{kind}{number}" for kind in ("llm", "own", "tracked") for number in range(600))
+
+
 def test_client_that_says_not_sampled(sink: OtlpSink) -> None:
     """A client's traceparent with the sampled flag off decides about traces, not about charges."""
     code = """
@@ -112,7 +174,7 @@ def test_client_that_says_not_sampled(sink: OtlpSink) -> None:
     assert run_app(code, sink) == []
     spans = {span.attributes["credits.action_type"]: span for span in sink.spans()}
     assert spans["a"].trace_id == f"{0xABC:032x}"
-    assert spans["b"].attributes == {"credits.action_type": "b", "user.id": "v"}
+    assert without_number(spans["b"]) == {"credits.action_type": "b", "user.id": "v"}
 
 
 @pytest.mark.parametrize("sampler", ["ALWAYS_OFF", "ALWAYS_ON"])
@@ -133,7 +195,7 @@ def test_spans_that_the_app_makes_itself(sink: OtlpSink, sampler: str) -> None:
     """
     assert run_app(code, sink) == 1
     (span,) = sink.spans()
-    assert span.attributes == {"user.id": "u", "credits.units.page": 3, "credits.action_type": "export"}
+    assert without_number(span) == {"user.id": "u", "credits.units.page": 3, "credits.action_type": "export"}
     assert span.scope == "app"
 
 
