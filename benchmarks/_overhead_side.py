@@ -1,14 +1,17 @@
 """One side of `overhead`, a process of its own: an app with the official instrumentation alone, or with ours on top.
 
-    python -m benchmarks._overhead_side {plain|credits} {fastapi PORT|celery}
+    python -m benchmarks._overhead_side {plain|credits} {fastapi PORT|work BROKER|send BROKER}
 
 Both sides are the same app: a request or a task in which an LLM span is made, as an instrumented SDK would. `fastapi`
-serves until it is ended; `celery` runs as many tasks as each line of its input says, and prints the microseconds of each.
+and `work` (a Celery worker) serve until they are ended; `send` sends as many tasks as each line of its input says, one after
+the other, and prints the microseconds from sending to the result of each.
 """
 
 import json
 import sys
 import time
+from contextlib import nullcontext
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -57,27 +60,43 @@ def _serve(credits: bool, port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def _run_tasks(credits: bool) -> None:
+def _celery(credits: bool, broker: str) -> tuple[Any, Any]:
     from celery import Celery
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
-    tracer, app = _set_up(credits), Celery("overhead", broker="memory://")
+    tracer, app = _set_up(credits), Celery("overhead", broker=broker, backend=broker)
 
-    @app.task
-    def work() -> None:
+    @app.task(name="work")
+    def work(number: int) -> int:
         with tracer.start_as_current_span("chat", attributes=_LLM):
-            pass
+            return number
 
     CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]
     if credits:
         from otel_credits.celery import instrument_celery
 
         instrument_celery()
+    return app, work
+
+
+def _work(credits: bool, broker: str) -> None:
+    app, _ = _celery(credits, broker)
+    app.worker_main(["worker", "--pool", "solo", "--loglevel", "ERROR", "--without-gossip", "--without-mingle"])
+
+
+def _send(credits: bool, broker: str) -> None:
+    from otel_credits import usage_context
+
+    _, work = _celery(credits, broker)
     for line in sys.stdin:
         times = []
-        for _ in range(int(line)):
+        for number in range(int(line)):
+            context = usage_context(f"user-{number}") if credits else nullcontext()
             began = time.perf_counter()
-            work.apply()
+            with context:
+                result = work.delay(number)
+            if result.get(timeout=60) != number:
+                raise RuntimeError(f"task {number} gave something else")
             times.append((time.perf_counter() - began) * 1e6)
         print(json.dumps(times), flush=True)
 
@@ -86,4 +105,4 @@ if __name__ == "__main__":
     if sys.argv[2] == "fastapi":
         _serve(sys.argv[1] == "credits", int(sys.argv[3]))
     else:
-        _run_tasks(sys.argv[1] == "credits")
+        {"work": _work, "send": _send}[sys.argv[2]](sys.argv[1] == "credits", sys.argv[3])

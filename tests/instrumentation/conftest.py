@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from otel_credits import _context, _guard, _runtime, configure, reset_task_credit_costs
+from otel_credits import _context, _guard, _propagator, _runtime, _threads, configure, reset_task_credit_costs
 from support.otlp_sink import OtlpSink
 
 
@@ -30,6 +30,8 @@ def _forget() -> None:
     _guard.set_strict(False)
     _guard.forget_what_was_said()
     _context.trust_inbound_baggage(False)
+    _propagator.remove_propagator()
+    _threads.leave_thread_pools()
     reset_task_credit_costs()
 
 

@@ -216,6 +216,18 @@ def test_bad_resolver() -> None:
         instrument_fastapi(FastAPI(), user="cookie:x")
 
 
+def test_resolver_of_configure(configured: Callable[..., OtlpSink]) -> None:
+    """`configure(user=...)` takes a resolver for all apps of the process; one that an app is given wins over it."""
+    sink = configured(user=lambda request: request.headers["x-user"])
+    for given in (None, "header:x-other"):
+        app = FastAPI()
+        instrument_fastapi(app, user=given)
+        app.get("/work")(lambda: track_compute_usage(action_type="work", credits=1) and None)
+        with TestClient(app) as client:
+            client.get("/work", headers={"x-user": "5", "x-other": "6"})
+    assert [usage.attributes["user.id"] for usage in sink.usages()] == ["5", "6"]
+
+
 def test_instrument_and_uninstrument() -> None:
     """Instrumenting twice adds one middleware; uninstrumenting takes everything away."""
     app = FastAPI()

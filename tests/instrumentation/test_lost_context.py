@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -81,6 +81,14 @@ def test_a_user_who_is_known_late_reaches_a_pool() -> None:
         known.set()
         future.result()
     assert usages.last().user_id == "late"
+
+
+def test_pools_can_be_left_alone(configured: Callable[..., OtlpSink]) -> None:
+    """With OTEL_CREDITS_THREAD_POOLS=off, the pools of the app are as Python makes them."""
+    configured(thread_pools=False)
+    assert ThreadPoolExecutor.submit.__module__ == "concurrent.futures.thread"
+    configured(thread_pools=True)
+    assert ThreadPoolExecutor.submit.__code__.co_filename.endswith("_threads.py")
 
 
 @pytest.fixture(autouse=True)
