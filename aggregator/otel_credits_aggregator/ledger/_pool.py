@@ -72,9 +72,16 @@ class ClientPool:
             # Set once on the connection: settings given with a query are set and restored around each, which takes 5 ms
             # and which `readonly` forbids.
             if self._settings:
-                client.command("SET " + ", ".join(f"{name} = {value!r}" for name, value in self._settings.items()))
+                client.command(
+                    "SET " + ", ".join(f"{name} = {_literal(value)}" for name, value in self._settings.items())
+                )
         else:
             # Sent along with each query; a server checks them together, so the order does not matter.
             for name, value in self._settings.items():
                 client.set_client_setting(name, value)
         return client
+
+
+def _literal(value: str | int) -> str:
+    """A value of ours as SQL has it."""
+    return str(value) if isinstance(value, int) else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

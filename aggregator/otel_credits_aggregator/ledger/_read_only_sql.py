@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from otel_credits_aggregator.ledger.errors import InvalidQueryError
 from otel_credits_aggregator.store import Client, DatabaseError, rows
 
-__all__ = ["checked_query"]
+__all__ = ["OWN_ROWS_ONLY", "checked_query"]
 
 QUERY_BYTES_MAX = 100_000
 _SYNTAX_ERROR = 62  # ClickHouse, src/Common/ErrorCodes.cpp
@@ -49,13 +49,26 @@ _FUNCTIONS_REFUSED = frozenset(
     {
         *("catboostevaluate", "file", "generateserialid", "getclienthttpheader", "hascolumnintable", "logtrace"),
         *("reversednsquery", "showcertificate", "sleep", "sleepeachrow"),
+        # And those that tell of the machine and the server.
+        *("filesystemavailable", "filesystemcapacity", "filesystemunreserved", "getmacro", "getoskernelversion"),
+        *("getserversetting", "zookeepersessionuptime"),
     }
 )
 _FAMILY_REFUSED = "(addressTo|ai[A-Z]|dictGet|dictHas|dictIsIn|joinGet|regionTo)"
 _FAMILY_CALLED = re.compile(_FAMILY_REFUSED, re.IGNORECASE)
 _FAMILY_NAMED = re.compile(_FAMILY_REFUSED)
-_SYSTEM_TABLES = frozenset({"columns", "databases", "functions", "numbers", "one", "parts", "tables", "zeros"})
+_SYSTEM_TABLES = frozenset({"columns", "functions", "numbers", "one", "parts", "tables", "zeros"})
 _SCHEMA_DATABASES = frozenset({"information_schema", "INFORMATION_SCHEMA"})
+# Where the names of other databases are; of the other tables of these databases only our own rows are seen.
+_NAMES_OF_DATABASES = frozenset({"information_schema.schemata", "INFORMATION_SCHEMA.SCHEMATA"})
+OWN_ROWS_ONLY = (
+    "{'system.tables': 'database = currentDatabase()', 'system.columns': 'database = currentDatabase()', "
+    "'system.parts': 'database = currentDatabase()'}"
+)
+"""For the setting `additional_table_filters`: what tells of tables tells of this store's only."""
+
+# `SHOW` is one kind of statement whatever it shows.
+_SHOW = re.compile(r"SHOW (FULL )?(TEMPORARY )?TABLES\b")
 
 # `formatQuery` puts these clauses at the start of a line of their own; line breaks in literals and names are escaped.
 _OUTPUT_CLAUSE = re.compile(r"^(INTO OUTFILE|FORMAT|SETTINGS)\b", re.MULTILINE)
@@ -91,6 +104,8 @@ def checked_query(client: Client, query: str) -> str:
         raise InvalidQueryError("leave out SETTINGS: the settings of a query are fixed here")
     if nodes[0].kind not in _STATEMENTS:
         raise InvalidQueryError("only reading is allowed: SELECT, SHOW TABLES, SHOW CREATE TABLE, DESCRIBE, EXISTS")
+    if nodes[0].kind == "ShowTables" and _SHOW.match(text) is None:
+        raise InvalidQueryError("of SHOW only TABLES and CREATE TABLE are allowed here")
     _check_functions(nodes)
     _check_tables(client, nodes)
     return text
@@ -155,6 +170,8 @@ def _check_tables(client: Client, nodes: Sequence[_Node]) -> None:
 
 
 def _check_name(name: str, foreign: Set[str]) -> None:
+    if name in _NAMES_OF_DATABASES:
+        raise InvalidQueryError(f"{name} is not a table of this store")
     for database in foreign:
         if not name.startswith(f"{database}."):
             continue

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
-from otel_credits_aggregator.ledger._read_only_sql import checked_query
+from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store
 from otel_credits_aggregator.ledger.errors import (
@@ -54,7 +54,13 @@ __all__ = ["LocalLedger", "store_id"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_QUERIES_FROM_OUTSIDE = {**OUTPUT_SETTINGS, **READ_ONLY_SETTINGS, "max_result_bytes": 200_000_000}
+_QUERIES_FROM_OUTSIDE: dict[str, str | int] = {
+    **OUTPUT_SETTINGS,
+    **READ_ONLY_SETTINGS,
+    "max_result_bytes": 200_000_000,
+    "max_temporary_data_on_disk_size_for_query": 2_000_000_000,
+    "additional_table_filters": OWN_ROWS_ONLY,
+}
 _QUERY_WAIT_S = 30.0
 _RECONCILE_WAIT_S = 0.5
 _RECONCILE_ATTEMPTS = 4
