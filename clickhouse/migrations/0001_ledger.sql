@@ -73,7 +73,7 @@ CREATE TABLE IF NOT EXISTS user_month_totals
     month Date,
     granted Decimal(38, 12),
     consumed Decimal(38, 12),
-    events UInt64,
+    events Int64,
     updated_at SimpleAggregateFunction(max, DateTime64(6, 'UTC'))
 )
 ENGINE = SummingMergeTree((granted, consumed, events))
@@ -86,13 +86,33 @@ CREATE TABLE IF NOT EXISTS usage_month_totals
     month Date,
     action_type LowCardinality(String),
     model LowCardinality(String),
-    events UInt64,
-    input_tokens UInt64,
-    output_tokens UInt64,
+    events Int64,
+    input_tokens Int64,
+    output_tokens Int64,
     credits_consumed Decimal(38, 12)
 )
 ENGINE = SummingMergeTree((events, input_tokens, output_tokens, credits_consumed))
 ORDER BY (user_id, month, action_type, model)
+SETTINGS non_replicated_deduplication_window = 10000;
+
+-- Corrections of running totals that were not the sum of their entries (otel-credits reconcile --fix). A view adds each to
+-- its total; the events and grants themselves are never changed.
+CREATE TABLE IF NOT EXISTS credit_corrections
+(
+    user_id String,
+    month Date,
+    action_type LowCardinality(String) COMMENT 'empty: a total behind the balance',
+    model LowCardinality(String),
+    total LowCardinality(String) COMMENT 'which: granted, consumed, events, credits_consumed, input_tokens, output_tokens',
+    before Decimal(38, 12),
+    after Decimal(38, 12) COMMENT 'the sum of the entries',
+    difference Decimal(38, 12) COMMENT 'what was added to the total',
+    corrected_by String,
+    comment String COMMENT 'why',
+    corrected_at DateTime64(6, 'UTC')
+)
+ENGINE = MergeTree
+ORDER BY (user_id, month, corrected_at)
 SETTINGS non_replicated_deduplication_window = 10000;
 
 -- What could not be charged, with the reason and all that is needed to charge it later.

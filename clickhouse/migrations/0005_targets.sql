@@ -37,7 +37,7 @@ SELECT
     toStartOfMonth(created_at) AS month,
     toDecimal128(0, 12) AS granted,
     sum(credits_charged) AS consumed,
-    count() AS events,
+    toInt64(count()) AS events,
     max(received_at) AS updated_at
 FROM judged_usages WHERE outcome = 'charged'
 GROUP BY user_id, month;
@@ -48,7 +48,7 @@ SELECT
     toStartOfMonth(created_at) AS month,
     sum(credits) AS granted,
     toDecimal128(0, 12) AS consumed,
-    toUInt64(0) AS events,
+    toInt64(0) AS events,
     max(created_at) AS updated_at
 FROM credit_grants
 GROUP BY user_id, month;
@@ -59,11 +59,35 @@ SELECT
     toStartOfMonth(created_at) AS month,
     action_type,
     model,
-    count() AS events,
-    sum(u.input_tokens) AS input_tokens,
-    sum(u.output_tokens) AS output_tokens,
+    toInt64(count()) AS events,
+    toInt64(sum(u.input_tokens)) AS input_tokens,
+    toInt64(sum(u.output_tokens)) AS output_tokens,
     sum(credits_charged) AS credits_consumed
 FROM judged_usages AS u WHERE outcome = 'charged'
+GROUP BY user_id, month, action_type, model;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS user_month_corrections_mv TO user_month_totals AS
+SELECT
+    user_id,
+    month,
+    sumIf(difference, total = 'granted') AS granted,
+    sumIf(difference, total = 'consumed') AS consumed,
+    toInt64(sumIf(difference, total = 'events')) AS events,
+    max(corrected_at) AS updated_at
+FROM credit_corrections WHERE action_type = ''
+GROUP BY user_id, month;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_month_corrections_mv TO usage_month_totals AS
+SELECT
+    user_id,
+    month,
+    action_type,
+    model,
+    toInt64(sumIf(difference, total = 'events')) AS events,
+    toInt64(sumIf(difference, total = 'input_tokens')) AS input_tokens,
+    toInt64(sumIf(difference, total = 'output_tokens')) AS output_tokens,
+    sumIf(difference, total = 'credits_consumed') AS credits_consumed
+FROM credit_corrections WHERE action_type != ''
 GROUP BY user_id, month, action_type, model;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_outcomes_mv TO ingest_outcomes AS

@@ -1,6 +1,7 @@
 -- Where the running totals differ from the events and grants they were made of: no row means that they agree.
 -- total names the column of the total; action_type and model are empty for the totals behind the balance.
--- Of one user, or of all (user_id empty). The ledger runs it with external aggregation, so that memory stays bounded.
+-- Of some users, or of all (users empty), behind a user (after) up to another (until), or without these bounds (empty). The
+-- ledger asks range by range (user_range.sql), so that its memory is bounded however many events there are.
 SELECT user_id, month, action_type, model, total, sum(of_entries) AS expected, sum(of_total) AS found
 FROM
 (
@@ -9,7 +10,8 @@ FROM
         arrayJoin([('consumed', sum(credits_charged)), ('events', toDecimal128(count(), 12))]) AS named,
         named.1 AS total, named.2 AS of_entries, toDecimal128(0, 12) AS of_total
     FROM credit_usage_events
-    WHERE {user_id:String} = '' OR user_id = {user_id:String}
+    WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
+        AND ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
     GROUP BY user_id, month
 
     UNION ALL
@@ -19,7 +21,8 @@ FROM
         ('granted', sum(credits)) AS named,
         named.1 AS total, named.2 AS of_entries, toDecimal128(0, 12) AS of_total
     FROM credit_grants
-    WHERE {user_id:String} = '' OR user_id = {user_id:String}
+    WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
+        AND ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
     GROUP BY user_id, month
 
     UNION ALL
@@ -29,7 +32,8 @@ FROM
         arrayJoin([('granted', sum(granted)), ('consumed', sum(consumed)), ('events', toDecimal128(sum(events), 12))]) AS named,
         named.1 AS total, toDecimal128(0, 12) AS of_entries, named.2 AS of_total
     FROM user_month_totals
-    WHERE {user_id:String} = '' OR user_id = {user_id:String}
+    WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
+        AND ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
     GROUP BY user_id, month
 
     UNION ALL
@@ -42,7 +46,8 @@ FROM
         ]) AS named,
         named.1 AS total, named.2 AS of_entries, toDecimal128(0, 12) AS of_total
     FROM credit_usage_events
-    WHERE {user_id:String} = '' OR user_id = {user_id:String}
+    WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
+        AND ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
     GROUP BY user_id, month, action_type, model
 
     UNION ALL
@@ -55,7 +60,8 @@ FROM
         ]) AS named,
         named.1 AS total, toDecimal128(0, 12) AS of_entries, named.2 AS of_total
     FROM usage_month_totals
-    WHERE {user_id:String} = '' OR user_id = {user_id:String}
+    WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
+        AND ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
     GROUP BY user_id, month, action_type, model
 )
 GROUP BY user_id, month, action_type, model, total

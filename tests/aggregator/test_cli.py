@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     """All commands that others script against are there."""
     assert {path[0] for path in ALL_COMMANDS} == {
         *("serve", "migrate", "demo", "sql", "balance", "events", "grant"),
-        *("users", "prices", "quarantine", "reconcile", "tokens"),
+        *("users", "prices", "quarantine", "reconcile", "rebuild", "tokens"),
     }
     assert {("users", "set"), ("users", "list"), ("prices", "set"), ("prices", "list")} <= set(ALL_COMMANDS)
 
@@ -95,6 +95,8 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
         ("prices", "set", "render", "1", "--unit", ""),
         ("prices", "set", "render", "1", "--from", "2026"),
         ("prices", "set", "render", "1", "--from", "tomorrow"),
+        ("reconcile", "--by", "me"),
+        ("rebuild", "u"),
         ("quarantine", "list", "--since", "yesterday"),
         ("quarantine", "list", "--until", "2026"),
         ("quarantine", "show"),
@@ -135,6 +137,8 @@ def test_wrong_arguments_end_with_2(run: Run, memory_store: Client, arguments: t
         (("sql", "SELECT nonsense"), "nonsense"),
         (("sql", "DROP TABLE users"), "only reading"),
         (("quarantine", "replay"), "otel-credits serve"),
+        (("reconcile", "--fix"), "otel-credits serve"),
+        (("rebuild",), "otel-credits serve"),
         (("quarantine", "show", "0d9e8a5c-5b1f-4a51-8f0e-2f6f1a1f4d3b"), "0d9e8a5c"),
         (("quarantine", "assign", "--reason", "no_user", "--user", "u"), "otel-credits serve"),
         (("quarantine", "discard", "--reason", "no_user", "--comment", "why"), "otel-credits serve"),

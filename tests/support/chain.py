@@ -108,13 +108,13 @@ class Chain:
 
     def empty(self) -> None:
         """Empties everything that the chain writes."""
-        for table in (*STORED_TABLES, "quarantine_decisions", "credit_grants"):
+        for table in (*STORED_TABLES, "quarantine_decisions", "credit_corrections", "credit_grants"):
             self.client.command(f"TRUNCATE TABLE {table}")
 
     def assert_sums_agree(self) -> None:
         """The accounting of promise 3, and running totals that are the sum of the events (promise 8)."""
         reconcile = (clickhouse_folder() / "queries" / "reconcile.sql").read_text("utf-8")
-        assert self.rows(reconcile.rstrip().rstrip(";"), user_id="") == []
+        assert self.rows(reconcile.rstrip().rstrip(";"), users=[], after="", until="") == []
         received = sum(self.spool.received().values())
         assert sum(self.outcomes().values()) == received
         self.assert_totals_are_the_events()

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from otel_credits_aggregator.api._errors import errors
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
-from otel_credits_aggregator.ledger import Difference, Event, MonthlyUsage
+from otel_credits_aggregator.ledger import Correction, Difference, Event, Fix, MonthlyUsage, Rebuilt
 
 __all__ = ["router"]
 
@@ -27,3 +27,15 @@ def list_monthly_usage(ledger: LedgerOfApp, user: QueryUserId = None, limit: Lim
 def reconcile(ledger: LedgerOfApp, user: QueryUserId = None) -> Sequence[Difference]:
     """An empty list says that every balance and every monthly total is the exact sum of its entries."""
     return ledger.reconcile(user)
+
+
+@router.post("/reconcile/fix", summary="Correct totals that differ from their entries", responses=errors())
+def fix_totals(ledger: LedgerOfApp, fix: Fix, user: QueryUserId = None) -> Sequence[Correction]:
+    """Adds what is missing to each total. Each correction is recorded in the table `credit_corrections`."""
+    return ledger.fix_totals(user, fix)
+
+
+@router.post("/rebuild", summary="Make all totals anew from the events and grants", responses=errors())
+def rebuild_totals(ledger: LedgerOfApp) -> Rebuilt:
+    """Beside the old totals, which are then replaced. What arrives meanwhile waits in the spool."""
+    return ledger.rebuild_totals()

@@ -1,15 +1,17 @@
-"""`sql`, `balance`, `events`, `reconcile`."""
+"""`sql`, `balance`, `events`, `reconcile`, `rebuild`."""
 
+import getpass
 from contextlib import closing
 from typing import Annotated
 
 import typer
 
 from otel_credits_aggregator.cli import _tables
-from otel_credits_aggregator.cli._arguments import AsJson, Limit, User, UserOption
+from otel_credits_aggregator.cli._arguments import AsJson, Limit, User, UserOption, checked
 from otel_credits_aggregator.cli._errors import EXIT_COULD_NOT, complain
 from otel_credits_aggregator.cli._ledger import open_ledger
 from otel_credits_aggregator.cli._output import print_rows, print_sql_rows
+from otel_credits_aggregator.ledger import Fix
 
 __all__ = ["add_to"]
 
@@ -36,13 +38,43 @@ def events(user: UserOption = None, limit: Limit = 20, as_json: AsJson = False) 
     print_rows(rows, _tables.EVENT, as_json=as_json, none="nothing was charged yet")
 
 
-def reconcile(user: UserOption = None, as_json: AsJson = False) -> None:
+def reconcile(
+    user: UserOption = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Correct what differs, by further rows, on record.")] = False,
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who corrects; recorded. Default: your name.")] = "",
+    comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why; recorded.")] = "",
+    as_json: AsJson = False,
+) -> None:
     """Compare every balance and monthly total with the events and grants behind it; exit code 1 if one differs."""
+    if (by or comment) and not fix:
+        raise typer.BadParameter("--by and --comment belong to --fix")
     with closing(open_ledger()) as ledger:
-        rows = ledger.reconcile(user)
-    print_rows(rows, _tables.DIFFERENCE, as_json=as_json, none="all totals agree with their events and grants")
+        if fix:
+            given = checked(Fix, corrected_by=by or getpass.getuser(), comment=comment)
+            corrected = ledger.fix_totals(user, given)
+            print_rows(corrected, _tables.CORRECTION, as_json=as_json, none="nothing was to be corrected")
+            rows = ledger.reconcile(user)
+        else:
+            rows = ledger.reconcile(user)
+            print_rows(rows, _tables.DIFFERENCE, as_json=as_json, none="all totals agree with their events and grants")
     if rows:
         complain(f"{len(rows)} totals differ from their events and grants")
+        raise typer.Exit(EXIT_COULD_NOT)
+
+
+def rebuild() -> None:
+    """Make all totals anew from the events and grants, beside the old ones, and put them in their place."""
+    with closing(open_ledger()) as ledger:
+        done = ledger.rebuild_totals()
+        rows = ledger.reconcile()
+    print(
+        f"rebuilt {done.user_months} totals of users and months, {done.usage_months} of their actions and models; "
+        f"{done.changed} were not what they are now"
+    )
+    if rows:
+        complain(
+            f"{len(rows)} totals differ from their events and grants: is another aggregator at work on this store?"
+        )
         raise typer.Exit(EXIT_COULD_NOT)
 
 
@@ -52,3 +84,4 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: otel-credits balance 42 --json")(balance)
     app.command(epilog="Example: otel-credits events --user 42 --limit 5")(events)
     app.command(epilog="Example: otel-credits reconcile")(reconcile)
+    app.command(epilog="Example: otel-credits rebuild")(rebuild)

@@ -4,6 +4,7 @@ from otel_credits_aggregator.cli._output import Column
 
 __all__ = [
     "BALANCE",
+    "CORRECTION",
     "DIFFERENCE",
     "EVENT",
     "GRANT",
@@ -76,3 +77,4 @@ DIFFERENCE = (
     Column("expected", "expected"),
     Column("found", "found"),
 )
+CORRECTION = (*DIFFERENCE, Column("corrected_by", "by"), Column("comment", "why"))

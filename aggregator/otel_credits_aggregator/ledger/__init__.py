@@ -5,7 +5,7 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_read_only_sql` (what a query
+`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_totals`, `_read_only_sql` (what a query
 from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
 """
 
@@ -27,10 +27,12 @@ from otel_credits_aggregator.ledger.local import LocalLedger, store_id
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    Correction,
     Difference,
     Discard,
     Discarded,
     Event,
+    Fix,
     Grant,
     MonthlyUsage,
     NewGrant,
@@ -43,6 +45,7 @@ from otel_credits_aggregator.ledger.models import (
     QuarantineFilter,
     QuarantineReason,
     RawRequest,
+    Rebuilt,
     Replayed,
     TakenIn,
     User,
@@ -54,10 +57,12 @@ __all__ = [
     "Balance",
     "BusyError",
     "ConflictError",
+    "Correction",
     "Difference",
     "Discard",
     "Discarded",
     "Event",
+    "Fix",
     "Grant",
     "InvalidQueryError",
     "InvalidRequestError",
@@ -78,6 +83,7 @@ __all__ = [
     "QuarantinedRequest",
     "QuarantinedUsage",
     "RawRequest",
+    "Rebuilt",
     "RemoteLedger",
     "Replayed",
     "ServerUnreachableError",

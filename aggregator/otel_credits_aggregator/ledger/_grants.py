@@ -22,12 +22,12 @@ class Grants:
     def __init__(self, store: Store) -> None:
         self._store = store
         # Two grants with the same id must not both find that it is not there yet.
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     def grant(self, user_id: str, new: NewGrant) -> tuple[Grant, bool]:
         """See `Ledger.grant`."""
         grant_id = new.grant_id or str(uuid.uuid4())
-        with self._lock:
+        with self.lock:
             found = self._find(grant_id)
             if not found:
                 row = {"grant_id": grant_id, "user_id": user_id, "credits": f"{new.credits:f}", "reason": new.reason}

@@ -12,7 +12,7 @@ from otel_credits_aggregator.ledger._queries import named_query
 from otel_credits_aggregator.ledger.errors import StoreUnavailableError
 from otel_credits_aggregator.store import ClickHouseError, DatabaseError
 
-__all__ = ["OUTPUT_SETTINGS", "Store"]
+__all__ = ["LONG_READS", "OUTPUT_SETTINGS", "Store", "store_errors"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,13 +24,14 @@ OUTPUT_SETTINGS: Mapping[str, str | int] = {
     "date_time_output_format": "iso",
 }
 _READS = {**OUTPUT_SETTINGS, "readonly": 1}
-_LONG_READS = {
-    **OUTPUT_SETTINGS,
-    "max_bytes_before_external_group_by": 500_000_000,
-    "max_bytes_before_external_sort": 500_000_000,
+# What reads all events goes through them in the order of their table, and takes no more memory than this.
+LONG_READS: Mapping[str, int] = {
+    "max_memory_usage": 1_000_000_000,
+    "max_bytes_before_external_group_by": 200_000_000,
+    "max_bytes_before_external_sort": 200_000_000,
     "optimize_aggregation_in_order": 1,
-    "readonly": 1,
 }
+_LONG_READS = {**OUTPUT_SETTINGS, **LONG_READS, "readonly": 1}
 # Whatever the server's defaults are: an insert counts once for its token, in every table behind it.
 _WRITES = {"async_insert": 0, "insert_deduplicate": 1, "deduplicate_blocks_in_dependent_materialized_views": 1}
 _CLIENT_WAIT_S = 30.0

@@ -7,10 +7,12 @@ from uuid import UUID
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    Correction,
     Difference,
     Discard,
     Discarded,
     Event,
+    Fix,
     Grant,
     MonthlyUsage,
     NewGrant,
@@ -23,6 +25,7 @@ from otel_credits_aggregator.ledger.models import (
     QuarantineFilter,
     QuarantineReason,
     RawRequest,
+    Rebuilt,
     Replayed,
     TakenIn,
     User,
@@ -107,6 +110,12 @@ class Ledger(Protocol):
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         """Compare the totals with the events and grants; nothing returned means that they agree."""
+
+    def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
+        """Correct the totals that are not the sum of their entries, by further rows, and record each correction."""
+
+    def rebuild_totals(self) -> Rebuilt:
+        """Make all totals anew from the events and grants, and put them in the place of the old ones."""
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         """Run a read-only query. Decimals are strings. Raises InvalidQueryError."""

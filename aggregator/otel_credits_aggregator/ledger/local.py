@@ -1,7 +1,6 @@
 """The ledger over the store itself."""
 
 import json
-import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store
+from otel_credits_aggregator.ledger._totals import Totals
 from otel_credits_aggregator.ledger.errors import (
     InvalidQueryError,
     NotFoundError,
@@ -27,10 +27,12 @@ from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    Correction,
     Difference,
     Discard,
     Discarded,
     Event,
+    Fix,
     Grant,
     MonthlyUsage,
     NewGrant,
@@ -43,6 +45,7 @@ from otel_credits_aggregator.ledger.models import (
     QuarantineFilter,
     QuarantineReason,
     RawRequest,
+    Rebuilt,
     Replayed,
     TakenIn,
     User,
@@ -62,8 +65,6 @@ _QUERIES_FROM_OUTSIDE: dict[str, str | int] = {
     "additional_table_filters": OWN_ROWS_ONLY,
 }
 _QUERY_WAIT_S = 30.0
-_RECONCILE_WAIT_S = 0.5
-_RECONCILE_ATTEMPTS = 4
 
 
 def store_id(dsn: str) -> str:
@@ -83,8 +84,9 @@ class LocalLedger:
 
     def __init__(self, dsn: str, *, server: Server | None = None, reads: int = 4, queries: int = 2) -> None:
         self._store = Store(dsn, reads)
-        self._quarantine = Quarantine(self._store, server)
         self._grants = Grants(self._store)
+        self._quarantine = Quarantine(self._store, server)
+        self._totals = Totals(self._store, self._grants, server)
         self._queries = ClientPool(dsn, _QUERIES_FROM_OUTSIDE, size=queries, wait_s=_QUERY_WAIT_S)
 
     def __enter__(self) -> Self:
@@ -175,23 +177,18 @@ class LocalLedger:
         return self._quarantine.take_in(request)
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
-        """Differences that stay: an insert that is under way has reached one table and not yet the other."""
-        lasting = self._differences(user_id)
-        for _ in range(_RECONCILE_ATTEMPTS - 1):
-            if not lasting:
-                break
-            time.sleep(_RECONCILE_WAIT_S)
-            now = set(self._differences(user_id))
-            lasting = [difference for difference in lasting if difference in now]
-        return lasting
+        return self._totals.differences(user_id)
+
+    def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
+        return self._totals.fix(user_id, fix)
+
+    def rebuild_totals(self) -> Rebuilt:
+        return self._totals.rebuild()
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         with _query_errors(), self._queries.client() as client:
             text = checked_query(client, query)
             return [json.loads(line) for line in client.raw_query(text, fmt="JSONEachRow").splitlines()]
-
-    def _differences(self, user_id: str | None) -> list[Difference]:
-        return self._store.read_all(Difference, "reconcile", user_id=user_id or "")
 
 
 @contextmanager

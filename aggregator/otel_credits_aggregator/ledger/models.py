@@ -17,10 +17,12 @@ __all__ = [
     "NAME_BYTES_MAX",
     "Assignment",
     "Balance",
+    "Correction",
     "Difference",
     "Discard",
     "Discarded",
     "Event",
+    "Fix",
     "Grant",
     "Health",
     "Missing",
@@ -35,8 +37,10 @@ __all__ = [
     "QuarantinedRequest",
     "QuarantinedUsage",
     "RawRequest",
+    "Rebuilt",
     "Replayed",
     "TakenIn",
+    "Until",
     "User",
     "UserId",
     "exact_text",
@@ -307,6 +311,12 @@ class TakenIn(_Row):
     items: int
 
 
+class Until(_Row):
+    """The last user of a range; empty: it has no end."""
+
+    until: str
+
+
 class Missing(_Row):
     """By how much a total falls short."""
 
@@ -327,6 +337,21 @@ class Difference(_Row):
     total: str
     expected: Exact
     found: Exact
+
+
+class Correction(Difference):
+    """A total that was corrected: `found` is what it was, `expected` what it is now."""
+
+    corrected_by: str
+    comment: str
+
+
+class Rebuilt(_Row):
+    """How many rows the two tables of totals have now, and how many sums of the old ones were wrong."""
+
+    user_months: int
+    usage_months: int
+    changed: int
 
 
 class QuarantineFilter(_Input):
@@ -374,6 +399,13 @@ class RawRequest(_Input):
     def payload(self) -> bytes:
         """The request."""
         return base64.b64decode(self.raw_request)
+
+
+class Fix(_Input):
+    """Who has totals corrected, and why; both are recorded."""
+
+    corrected_by: Text = Field("", examples=["ada"])
+    comment: Text = Field("", examples=["after the disk failure of 2026-11-20"])
 
 
 class NewGrant(_Input):

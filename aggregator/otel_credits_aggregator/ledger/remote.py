@@ -25,10 +25,12 @@ from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    Correction,
     Difference,
     Discard,
     Discarded,
     Event,
+    Fix,
     Grant,
     MonthlyUsage,
     NewGrant,
@@ -41,6 +43,7 @@ from otel_credits_aggregator.ledger.models import (
     QuarantineFilter,
     QuarantineReason,
     RawRequest,
+    Rebuilt,
     Replayed,
     TakenIn,
     User,
@@ -154,6 +157,13 @@ class RemoteLedger:
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         return self._list(Difference, "/reconcile", user=user_id)
+
+    def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
+        answer = self._answer("POST", "/reconcile/fix", fix, params=_given(user=user_id))
+        return [Correction.model_validate(row) for row in answer.json()]
+
+    def rebuild_totals(self) -> Rebuilt:
+        return Rebuilt.model_validate_json(self._call("POST", "/rebuild"))
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self._answer("POST", "/sql", {"query": query}).json()

@@ -1,0 +1,184 @@
+"""Whether the running totals are the sums of their entries; correcting them, and making them anew.
+
+A batch or a grant that is under way has reached the events and not yet the totals. So whatever differs is looked at again while
+no batch and no grant of this server is under way, and only what differs each time is told.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import TypeVar
+from uuid import uuid4
+
+from otel_credits_aggregator.ledger._grants import Grants
+from otel_credits_aggregator.ledger._queries import named_query, named_statements
+from otel_credits_aggregator.ledger._server import Server
+from otel_credits_aggregator.ledger._store import LONG_READS, Store, store_errors
+from otel_credits_aggregator.ledger.errors import BusyError, LedgerError
+from otel_credits_aggregator.ledger.models import Correction, Difference, Fix, Rebuilt, Until
+from otel_credits_aggregator.outcomes import Refusal
+from otel_credits_aggregator.store import Client, rows
+
+__all__ = ["Totals"]
+
+T = TypeVar("T")
+_Key = tuple[object, ...]
+
+# With several aggregators on one store, the others go on while this one pauses: so a difference is looked at several times.
+_LOOKS = 5
+_LOOK_INTERVAL_S = 0.3
+_USERS_AT_ONCE = 1_000
+# Rows of one table that are looked at in one go; a user who has more is one range.
+_RANGE_ROWS_MAX = 100_000
+_PAUSE_TIMEOUT_S = 3_600.0
+_CORRECTED = (
+    "user_id",
+    "month",
+    "action_type",
+    "model",
+    "total",
+    "before",
+    "after",
+    "difference",
+    "corrected_by",
+    "comment",
+    "corrected_at",
+)
+
+
+class Totals:
+    """The running totals of a store; `server` is the running server around it, if there is one."""
+
+    def __init__(self, store: Store, grants: Grants, server: Server | None) -> None:
+        self._store = store
+        self._grants = grants
+        self._server = server
+
+    def differences(self, user_id: str | None) -> list[Difference]:
+        """See `Ledger.reconcile`."""
+        users = [user_id] if user_id else self._suspects()
+        return [
+            row
+            for start in range(0, len(users), _USERS_AT_ONCE)
+            for row in self._lasting(users[start:][:_USERS_AT_ONCE])
+        ]
+
+    def fix(self, user_id: str | None, fix: Fix) -> list[Correction]:
+        """See `Ledger.fix_totals`."""
+        if self._server is None:
+            raise LedgerError("only a running server can correct totals: start `otel-credits serve`")
+        users = sorted({row.user_id for row in self.differences(user_id)})
+        corrections: list[Correction] = []
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            some = users[start : start + _USERS_AT_ONCE]
+            corrections += self._undisturbed(partial(_correct, users=some, fix=fix))
+        return corrections
+
+    def rebuild(self) -> Rebuilt:
+        """See `Ledger.rebuild_totals`."""
+        if self._server is None:
+            raise LedgerError("only a running server can rebuild the totals: start `otel-credits serve`")
+        return self._undisturbed(_rebuild)
+
+    def _suspects(self) -> list[str]:
+        """Who may have a wrong total: some of them only because a batch was under way."""
+        ranges = _ranges(lambda **where: self._store.read_all(Until, "user_range", **where)[0].until)
+        found = (
+            row.user_id
+            for after, until in ranges
+            for row in self._store.read_all(Difference, "reconcile", users=[], after=after, until=until)
+        )
+        return sorted(set(found))
+
+    def _lasting(self, users: Sequence[str]) -> list[Difference]:
+        """What differs at each look, and by the same amount at two of them at least."""
+        looks = []
+        for number in range(_LOOKS):
+            if number:
+                time.sleep(_LOOK_INTERVAL_S)
+            looks.append({_key(row): row for row in self._look(users)})
+            if not looks[-1]:
+                return []
+        return [row for key, row in looks[-1].items() if _stays([look.get(key) for look in looks])]
+
+    def _look(self, users: Sequence[str]) -> list[Difference]:
+        if self._server is None:
+            return self._store.read_all(Difference, "reconcile", users=list(users), after="", until="")
+        return self._undisturbed(lambda client: _differences(client, users))
+
+    def _undisturbed(self, work: Callable[[Client], T]) -> T:
+        """Does it while no batch and no grant of this server is under way."""
+        assert self._server is not None
+        with self._grants.lock, store_errors():
+            try:
+                return self._server.between_batches(work).result(_PAUSE_TIMEOUT_S)
+            except TimeoutError:
+                raise BusyError("the server did not come to it in time") from None
+            except Refusal as error:
+                raise BusyError(str(error)) from error
+
+
+def _ranges(until_of: Callable[..., str]) -> Iterator[tuple[str, str]]:
+    """Ranges of users (behind the first, up to the second; empty: no bound) that cover them all, each small enough."""
+    after, until = "", None
+    while until != "":
+        until = until_of(after=after, rows=_RANGE_ROWS_MAX)
+        yield after, until
+        after = until
+
+
+def _key(row: Difference) -> _Key:
+    return (row.user_id, row.month, row.action_type, row.model, row.total)
+
+
+def _stays(seen: Sequence[Difference | None]) -> bool:
+    amounts = Counter(row.expected - row.found for row in seen if row is not None)
+    return None not in seen and max(amounts.values()) > 1
+
+
+def _differences(client: Client, users: Sequence[str]) -> list[Difference]:
+    found = rows(client, named_query("reconcile"), {"users": list(users), "after": "", "until": ""}, **LONG_READS)
+    return [Difference.model_validate(row) for row in found]
+
+
+def _correct(client: Client, users: Sequence[str], fix: Fix) -> list[Correction]:
+    """Inserts what is missing (or too much) into the corrections, from where views add it to the totals."""
+    by = fix.corrected_by or "unknown"
+    now = datetime.now(UTC)
+    corrections = [
+        Correction(**row.model_dump(), corrected_by=by, comment=fix.comment) for row in _differences(client, users)
+    ]
+    if corrections:
+        client.insert(
+            "credit_corrections",
+            [_row(correction, now) for correction in corrections],
+            column_names=_CORRECTED,
+            settings={"async_insert": 0, "insert_deduplication_token": str(uuid4())},
+        )
+    return corrections
+
+
+def _row(correction: Correction, now: datetime) -> tuple[object, ...]:
+    before, after = correction.found, correction.expected
+    difference: Decimal = after - before
+    return (*_key(correction), before, after, difference, correction.corrected_by, correction.comment, now)
+
+
+def _rebuild(client: Client) -> Rebuilt:
+    settings = dict(LONG_READS)
+    for statement in named_statements("rebuild"):
+        client.command(statement, settings=settings)
+    done = Rebuilt(user_months=0, usage_months=0, changed=0)
+    for after, until in list(_ranges(lambda **where: str(rows(client, named_query("user_range"), where)[0]["until"]))):
+        where = {"after": after, "until": until}
+        for statement in named_statements("rebuild_range"):
+            client.command(statement, parameters=where, settings=settings)
+        (counted,) = rows(client, named_query("rebuilt"), where, **LONG_READS)
+        done = Rebuilt(**{name: number + counted[name] for name, number in done})
+    for table in ("user_month_totals", "usage_month_totals"):
+        client.command(f"EXCHANGE TABLES {table} AND {table}_rebuilt")
+        client.command(f"DROP TABLE {table}_rebuilt")
+    return done
