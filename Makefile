@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo serve test test-long check format bench collector constraints clean
+.PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench collector constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,15 @@ test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed 
 
 test-long: $(STAMP) system ## Run the suites that take minutes
 	$(BIN)/python -m pytest -m long --timeout 1800
+
+storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=N for another number
+	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)
+
+fuzz: $(STAMP) ## 1,000,000 mutated requests (hours); REQUESTS=N for another number
+	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_fuzz.py --fuzz $(or $(REQUESTS),1000000)
+
+guarantees: $(STAMP) ## Run every storm at the size of CI, print the figures of docs/guarantees.md
+	$(BIN)/python -m benchmarks.guarantees
 
 check: $(STAMP) ## Lint, format check, types
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,7 @@ import pytest
 from support.accounting import assert_exact, settle
 from support.chaos import Oracle, ResendingClient
 from support.clickhouse_http import ClickHouseHttp, Fault
+from support.figures import record
 from support.processes import AggregatorProcess, wait_until
 
 Outage = Callable[[ClickHouseHttp], AbstractContextManager[None]]
@@ -16,6 +18,7 @@ Outage = Callable[[ClickHouseHttp], AbstractContextManager[None]]
 CLIENTS = 2
 # How much each client has acknowledged, while the store is away, before it may come back.
 SPANS_DURING_THE_OUTAGE = 150
+MINUTES_S = 120.0
 # Less than the default of 300 s, so that a test can see what follows a request that was given up.
 ANSWER_TIMEOUT_S = 2
 
@@ -67,6 +70,7 @@ OUTAGES: dict[str, Outage] = {
     "a proxy's 500 within the insert": fault("http_500", "during", times=5),
     "KEEPER_EXCEPTION": fault("exception", code=999),
     "MEMORY_LIMIT_EXCEEDED": fault("exception", code=241),
+    "out of disk": fault("exception", code=243),
     "TOO_MANY_PARTS after the commit": fault("exception", "after", code=252, times=5),
     "read-only": fault("read_only"),
     "dying before the insert": lambda store: dying(store, "before"),
@@ -119,6 +123,7 @@ def test_an_outage_costs_nothing(
         client.start()
     wait_until(lambda: all(client.acknowledged_spans for client in clients), 30, "every client was answered")
     failures = insert_failures(aggregator)
+    began = time.monotonic()
     with OUTAGES[name](store):
         wanted = [client.acknowledged_spans + SPANS_DURING_THE_OUTAGE for client in clients]
         wait_until(
@@ -128,6 +133,7 @@ def test_an_outage_costs_nothing(
         )
         if name not in WITHOUT_FAILURES:
             wait_until(lambda: insert_failures(aggregator) > failures, 30, "an insert failed")
+    seconds = time.monotonic() - began
     for client in clients:
         client.finish(30)
     sums = settle(aggregator)
@@ -136,3 +142,28 @@ def test_an_outage_costs_nothing(
     assert aggregator.metrics()["otel_credits_requests_isolated_total"] == 0
     assert aggregator.pid == pid
     assert aggregator.is_running
+    record("outage", name=name, seconds=seconds)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_minutes_of_outage_cost_nothing(store: ClickHouseHttp, aggregator: AggregatorProcess, oracle: Oracle) -> None:
+    """Two minutes without the store, under load: every sender is acknowledged as ever, every usage charged once later."""
+    clients = [ResendingClient(aggregator, f"minutes {number}", oracle) for number in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    began = time.monotonic()
+    with killed(store):
+        wait_until(lambda: time.monotonic() - began > MINUTES_S, MINUTES_S + 30, "the outage has lasted")
+        seconds = time.monotonic() - began
+        acknowledged = [client.acknowledged_spans for client in clients]
+        wait_until(
+            lambda: all(client.acknowledged_spans > spans for client, spans in zip(clients, acknowledged, strict=True)),
+            30,
+            "clients are still acknowledged",
+        )
+    for client in clients:
+        client.finish(60)
+    assert settle(aggregator, timeout_s=300).charged == oracle.usages
+    assert_exact(aggregator, oracle.credits)
+    record("outage", name="minutes", seconds=seconds)
