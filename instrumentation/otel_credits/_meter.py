@@ -48,7 +48,8 @@ class CreditsMeter:
         """
         try:
             shard = self._local.shard
-            # Whole numbers for a series that this thread has added to: nothing else to do.
+            # Whole numbers for a series that this thread has added to: nothing else to do. The question about the
+            # generation comes last: between it and the addition nothing is called, so that no signal handler runs.
             if (
                 type(quantity) is int
                 and type(user_id) is str
@@ -89,12 +90,16 @@ class CreditsMeter:
 
     def count(self, key: Key, scaled: int) -> None:
         """Add to the shard of this thread."""
-        shard = self.shard()
         whole, fraction = divmod(scaled, SCALE)
-        if fraction:
-            shard.fractions[key] = shard.fractions.get(key, 0) + scaled
-        else:
-            shard.wholes[key] = shard.wholes.get(key, 0) + whole
+        amount = scaled if fraction else whole
+        while True:
+            shard = self.shard()
+            numbers = shard.fractions if fraction else shard.wholes
+            numbers.setdefault(key, 0)
+            # Nothing is called between the question and the addition, so no signal handler that adds comes between.
+            if self._local.shard is shard:
+                numbers[key] += amount
+                return
 
 
 def credits_meter(name: str, *, action_type: str | None = None, unit: str | None = None) -> CreditsMeter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -191,6 +192,32 @@ def test_threads_lose_nothing(configured: Configured) -> None:
     assert found == {f"user-{number}-{turn}": 30 for number in range(8) for turn in range(20)}
     assert len({(p["start"], p["end"], p["user.id"]) for p in points(sink)}) == len(points(sink))
     assert_gapless(points(sink))
+
+
+@pytest.mark.parametrize("quantity", [1, "0.5"], ids=["whole", "fraction"])
+def test_a_signal_handler_may_add(configured: Configured, quantity: int | str) -> None:
+    """A handler that interrupts additions, hundreds of times, and adds to the same series: no addition is lost."""
+    sink = configured(meter_interval_s=0.001, export_interval_s=0.001, counters_interval_s=0)
+    meter, interrupts, additions = credits_meter("storage"), 0, 0
+
+    def handler(*_: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        meter.add(quantity, user_id="alice")
+
+    meter.add(quantity, user_id="alice")  # the export thread is started outside of any handler
+    # Processor time: the other timer is that of the tests' own deadline.
+    before = signal.signal(signal.SIGPROF, handler)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+    try:
+        while interrupts < 200:
+            meter.add(quantity, user_id="alice")
+            additions += 1
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert flush(20)
+    assert totals(sink) == {"alice": (1 + additions + interrupts) * Decimal(quantity)}
 
 
 def test_a_receiver_that_is_away(configured: Configured) -> None:
