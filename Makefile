@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## Install otel-credits with every extra, and the tools, into .venv
 
-system: ## Install redis-server from Debian's packages, where root and apt are there
-	@scripts/system-packages.sh redis-server
+system: ## Install redis-server and faketime from Debian's packages, where root and apt are there
+	@scripts/system-packages.sh redis-server faketime
 
 demo: $(STAMP) ## Run everything on this machine, send real usage, compare every balance
 	$(BIN)/otel-credits demo

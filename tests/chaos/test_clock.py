@@ -19,7 +19,7 @@ from support.clickhouse_http import ClickHouseHttp
 from support.otlp_clients import GrpcClient
 from support.processes import AggregatorProcess
 
-LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("libfaketime is missing"))
 HOUR_NS = 3_600 * 10**9
 STEPS = ("+0", "-7h", "+0", "+11h", "-2h", "+0")
 MONTH_END_NS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * 10**9

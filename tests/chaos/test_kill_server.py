@@ -6,7 +6,6 @@ import random
 import time
 from pathlib import Path
 
-import pytest
 from support.chaos import Oracle, assert_nothing_lost_or_doubled, new_seed, sending
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.processes import AggregatorProcess
@@ -60,10 +59,3 @@ def strike_often(data_dir: Path, strikes: int) -> None:
 def test_kills_of_both_sides_lose_and_double_nothing(tmp_path: Path) -> None:
     """With aggregator and store killed 16 times, alone and together, every user's credits are exact at the end."""
     strike_often(tmp_path, strikes=16)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1_800)
-def test_many_kills_of_both_sides_lose_and_double_nothing(tmp_path: Path) -> None:
-    """The same with 50 strikes."""
-    strike_often(tmp_path, strikes=50)

@@ -32,4 +32,5 @@ def test_many_kills_at_every_stage(tmp_path: Path) -> None:
     for number, begin in enumerate(range(0, KILLS, KILLS_A_STORE)):
         storm = Storm(tmp_path / str(number), f"{seed}/{number}", server_mode=number % 2 == 1)
         storm.run(kills=min(KILLS_A_STORE, KILLS - begin))
-        assert set(storm.hits) >= set(FAULT_POINTS) - set(storm.missed)
+        # The last store may not have lived long enough to meet every stage.
+        assert KILLS - begin < KILLS_A_STORE or set(storm.hits) >= set(FAULT_POINTS) - set(storm.missed)
