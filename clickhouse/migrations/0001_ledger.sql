@@ -197,6 +197,35 @@ ENGINE = SummingMergeTree(items)
 ORDER BY (receiver, signal, outcome, reason)
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- What arrived of each process that numbers its usages (credits.seq): sets of numbers, so that copies count once.
+CREATE TABLE IF NOT EXISTS client_usages
+(
+    service_name String,
+    service_instance_id String COMMENT 'the process',
+    outcome LowCardinality(String) COMMENT 'charged, duplicate, quarantined',
+    seqs AggregateFunction(groupBitmap, UInt64)
+)
+ENGINE = AggregatingMergeTree
+ORDER BY (service_name, service_instance_id, outcome)
+SETTINGS non_replicated_deduplication_window = 10000;
+
+-- What each process says of itself (metrics credits.client.*). The row with the highest version is the newest: the value of a
+-- counter, which only grows, or the time of a gauge.
+CREATE TABLE IF NOT EXISTS client_counters
+(
+    service_name String,
+    service_instance_id String,
+    name LowCardinality(String),
+    reason LowCardinality(String) COMMENT 'of credits.client.failed',
+    value Int64,
+    version UInt64,
+    started_at DateTime64(6, 'UTC'),
+    received_at DateTime64(6, 'UTC')
+)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY (service_name, service_instance_id, name, reason)
+SETTINGS non_replicated_deduplication_window = 10000;
+
 -- What is known of users; the newest non-empty value of each column counts (view users).
 CREATE TABLE IF NOT EXISTS user_profiles
 (

@@ -73,7 +73,9 @@ SELECT
     s.start_time_unix_nano AS start_time_unix_nano,
     s.end_time_unix_nano AS end_time_unix_nano,
     '' AS series,
-    mapFromArrays(keys, arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
+    -- A usage that its process has numbered keeps the process with it (0005, client_usages_mv).
+    mapUpdate(if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map()),
+        mapFromArrays(keys, arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
         kind = 'string_value', str,
         kind = 'int_value', toString(int),
         kind = 'double_value', toString(dbl),
@@ -86,17 +88,18 @@ SELECT
             ''),
         ''),
         keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
-        s.attributes.value.bool_value, s.attributes.value.array_value)) AS attributes,
+        s.attributes.value.bool_value, s.attributes.value.array_value))) AS attributes,
     arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
     if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect
 FROM
 (
-    SELECT envelope, service_name, ss, arrayJoin(ss.spans) AS s
+    SELECT envelope, service_name, instance_id, ss, arrayJoin(ss.spans) AS s
     FROM
     (
         SELECT
             envelope,
             rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS instance_id,
             arrayJoin(rs.scope_spans) AS ss
         FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
     )

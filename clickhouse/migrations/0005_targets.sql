@@ -100,6 +100,45 @@ SELECT
 FROM judged_usages AS j
 GROUP BY receiver, signal, outcome, reason;
 
+CREATE MATERIALIZED VIEW IF NOT EXISTS client_usages_mv TO client_usages AS
+SELECT
+    service_name,
+    attributes['service.instance.id'] AS service_instance_id,
+    outcome,
+    groupBitmapState(toUInt64OrZero(attributes['credits.seq'])) AS seqs
+FROM judged_usages
+WHERE mapContains(attributes, 'credits.seq') AND attributes['service.instance.id'] != '' AND length(attributes['service.instance.id']) <= 64
+GROUP BY service_name, service_instance_id, outcome;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS client_counters_mv TO client_counters AS
+SELECT
+    service_name,
+    service_instance_id,
+    name,
+    p.attributes.value.string_value[indexOf(p.attributes.key, 'credits.client.reason')] AS reason,
+    p.as_int AS value,
+    if(name = 'credits.client.waiting', p.time_unix_nano, toUInt64(greatest(p.as_int, 0))) AS version,
+    fromUnixTimestamp64Micro(toInt64(intDiv(p.start_time_unix_nano, 1000)), 'UTC') AS started_at,
+    received_at
+FROM
+(
+    SELECT received_at, service_name, service_instance_id, m.name AS name,
+        arrayJoin(if(name = 'credits.client.waiting', m.gauge.data_points, m.sum.data_points)) AS p
+    FROM
+    (
+        SELECT
+            fromUnixTimestamp64Micro(envelope.received_at_us, 'UTC') AS received_at,
+            rm.resource.attributes.value.string_value[indexOf(rm.resource.attributes.key, 'service.name')] AS service_name,
+            rm.resource.attributes.value.string_value[indexOf(rm.resource.attributes.key, 'service.instance.id')] AS service_instance_id,
+            arrayJoin(sm.metrics) AS m
+        FROM (SELECT envelope, rm, arrayJoin(rm.scope_metrics) AS sm FROM (SELECT envelope, arrayJoin(resource_metrics) AS rm FROM otlp_metrics))
+        WHERE sm.scope.name = 'otel_credits'
+    )
+    WHERE name IN ('credits.client.recorded', 'credits.client.exported', 'credits.client.failed', 'credits.client.waiting')
+        AND service_instance_id != '' AND length(service_instance_id) <= 64
+)
+WHERE p.number = 'as_int' AND bitAnd(p.flags, 1) = 0;
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_quarantine_mv TO credit_quarantine AS
 SELECT
     event_id, reason, received_at, user_id, action_type, model, signal,
@@ -109,7 +148,7 @@ SELECT
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'gen_ai.response.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
-        OR key IN ('gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
+        OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';

@@ -30,3 +30,35 @@ SELECT
     argMaxIf(p.name, p.updated_at, p.name != '') AS name
 FROM user_profiles AS p
 GROUP BY id;
+
+-- Whether what each process recorded has arrived. received counts numbers, so that copies count once; what has arrived is
+-- charged, a repetition of something charged, or quarantined. missing: recorded, no longer waiting, and not received.
+CREATE VIEW IF NOT EXISTS client_completeness AS
+SELECT
+    service_name, service_instance_id, recorded, exported, failed, waiting, received, charged, quarantined,
+    greatest(recorded - waiting - received, 0) AS missing, last_report_at
+FROM
+(
+    SELECT
+        service_name, service_instance_id,
+        sumIf(newest, name = 'credits.client.recorded') AS recorded,
+        sumIf(newest, name = 'credits.client.exported') AS exported,
+        sumIf(newest, name = 'credits.client.failed') AS failed,
+        sumIf(newest, name = 'credits.client.waiting') AS waiting,
+        max(reported_at) AS last_report_at
+    FROM
+    (
+        SELECT service_name, service_instance_id, name, reason, argMax(value, version) AS newest, max(received_at) AS reported_at
+        FROM client_counters GROUP BY service_name, service_instance_id, name, reason
+    )
+    GROUP BY service_name, service_instance_id
+) AS c
+FULL JOIN
+(
+    SELECT
+        service_name, service_instance_id,
+        toInt64(groupBitmapMerge(seqs)) AS received,
+        toInt64(groupBitmapMergeIf(seqs, outcome = 'charged')) AS charged,
+        received - toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate'))) AS quarantined
+    FROM client_usages GROUP BY service_name, service_instance_id
+) AS u USING (service_name, service_instance_id);

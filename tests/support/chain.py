@@ -37,6 +37,8 @@ STORED_TABLES = (
     "credit_quarantine",
     "ingest_outcomes",
     "user_profiles",
+    "client_usages",
+    "client_counters",
 )
 # What the chain reads, as filled by the migrations.
 _BOOKS = ("credit_action_costs", "credit_conventions")
@@ -159,6 +161,9 @@ def _contents_query(table: str) -> str:
     """Ordered rows; a quarantined row's own random id is left out, totals are grouped as merging would."""
     if table == "credit_quarantine":
         return "SELECT * EXCEPT (quarantine_id) FROM credit_quarantine ORDER BY ALL"
+    if table == "client_usages":
+        columns = "service_name, service_instance_id, outcome"
+        return f"SELECT {columns}, groupBitmapMerge(seqs) AS n FROM client_usages GROUP BY ALL ORDER BY ALL"
     if table in ("user_month_totals", "usage_month_totals", "ingest_outcomes"):
         return f"SELECT * FROM {table} FINAL ORDER BY ALL"
     return f"SELECT * FROM {table} ORDER BY ALL"

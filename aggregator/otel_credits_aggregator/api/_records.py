@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from otel_credits_aggregator.api._errors import errors
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
-from otel_credits_aggregator.ledger import Correction, Difference, Event, Fix, MonthlyUsage, Rebuilt
+from otel_credits_aggregator.ledger import ClientUsage, Correction, Difference, Event, Fix, MonthlyUsage, Rebuilt
 
 __all__ = ["router"]
 
@@ -27,6 +27,12 @@ def list_monthly_usage(ledger: LedgerOfApp, user: QueryUserId = None, limit: Lim
 def reconcile(ledger: LedgerOfApp, user: QueryUserId = None) -> Sequence[Difference]:
     """An empty list says that every balance and every monthly total is the exact sum of its entries."""
     return ledger.reconcile(user)
+
+
+@router.get("/clients", summary="Whether what each process recorded has arrived", responses=errors())
+def list_clients(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[ClientUsage]:
+    """One row a process of an app that uses the library; those that miss something first."""
+    return ledger.clients(limit)
 
 
 @router.post("/reconcile/fix", summary="Correct totals that differ from their entries", responses=errors())

@@ -43,9 +43,18 @@ def reconcile(
     fix: Annotated[bool, typer.Option("--fix", help="Correct what differs, by further rows, on record.")] = False,
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who corrects; recorded. Default: your name.")] = "",
     comment: Annotated[str, typer.Option("--comment", metavar="TEXT", help="Why; recorded.")] = "",
+    clients: Annotated[
+        bool,
+        typer.Option("--clients", help="Only whether what each process recorded has arrived; 1 if some is missing."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare every balance and monthly total with the events and grants behind it; exit code 1 if one differs."""
+    if clients and (fix or user):
+        raise typer.BadParameter("--clients stands alone")
+    if clients:
+        _show_clients(as_json)
+        return
     if (by or comment) and not fix:
         raise typer.BadParameter("--by and --comment belong to --fix")
     with closing(open_ledger()) as ledger:
@@ -59,6 +68,16 @@ def reconcile(
             print_rows(rows, _tables.DIFFERENCE, as_json=as_json, none="all totals agree with their events and grants")
     if rows:
         complain(f"{len(rows)} totals differ from their events and grants")
+        raise typer.Exit(EXIT_COULD_NOT)
+
+
+def _show_clients(as_json: bool) -> None:
+    with closing(open_ledger()) as ledger:
+        rows = ledger.clients()
+    print_rows(rows, _tables.CLIENT, as_json=as_json, none="no process has reported yet")
+    missing = sum(row.missing for row in rows)
+    if missing:
+        complain(f"{missing} usages were recorded, wait no longer, and were not received")
         raise typer.Exit(EXIT_COULD_NOT)
 
 

@@ -78,3 +78,16 @@ DIFFERENCE = (
     Column("found", "found"),
 )
 CORRECTION = (*DIFFERENCE, Column("corrected_by", "by"), Column("comment", "why"))
+CLIENT = (
+    Column("service_name", "service"),
+    Column("service_instance_id", "process"),
+    Column("recorded", "recorded"),
+    Column("exported", "exported"),
+    Column("failed", "failed"),
+    Column("waiting", "waiting"),
+    Column("received", "received"),
+    Column("charged", "charged"),
+    Column("quarantined", "quarantined"),
+    Column("missing", "missing"),
+    Column("last_report_at", "last report (UTC)"),
+)

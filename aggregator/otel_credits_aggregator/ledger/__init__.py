@@ -27,6 +27,7 @@ from otel_credits_aggregator.ledger.local import LocalLedger, store_id
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    ClientUsage,
     Correction,
     Difference,
     Discard,
@@ -56,6 +57,7 @@ __all__ = [
     "Assignment",
     "Balance",
     "BusyError",
+    "ClientUsage",
     "ConflictError",
     "Correction",
     "Difference",

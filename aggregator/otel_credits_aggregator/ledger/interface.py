@@ -7,6 +7,7 @@ from uuid import UUID
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    ClientUsage,
     Correction,
     Difference,
     Discard,
@@ -110,6 +111,9 @@ class Ledger(Protocol):
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         """Compare the totals with the events and grants; nothing returned means that they agree."""
+
+    def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
+        """Whether what each process recorded has arrived; those that miss something first."""
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         """Correct the totals that are not the sum of their entries, by further rows, and record each correction."""

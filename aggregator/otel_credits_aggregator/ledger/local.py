@@ -27,6 +27,7 @@ from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    ClientUsage,
     Correction,
     Difference,
     Discard,
@@ -178,6 +179,9 @@ class LocalLedger:
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         return self._totals.differences(user_id)
+
+    def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
+        return self._store.read(ClientUsage, "clients", limit=limit)
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         return self._totals.fix(user_id, fix)

@@ -17,6 +17,7 @@ __all__ = [
     "NAME_BYTES_MAX",
     "Assignment",
     "Balance",
+    "ClientUsage",
     "Correction",
     "Difference",
     "Discard",
@@ -315,6 +316,26 @@ class Until(_Row):
     """The last user of a range; empty: it has no end."""
 
     until: str
+
+
+class ClientUsage(_Row):
+    """Whether what a process recorded has arrived.
+
+    `missing` was recorded, waits no longer and was not received: it is lost, or still on its way (in a Collector, in a spool).
+    `last_report_at` is the epoch for a process that numbers its usages and does not report its counters.
+    """
+
+    service_name: str
+    service_instance_id: str
+    recorded: int
+    exported: int
+    failed: int
+    waiting: int
+    received: int
+    charged: int
+    quarantined: int
+    missing: int
+    last_report_at: Utc
 
 
 class Missing(_Row):

@@ -25,6 +25,7 @@ from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Balance,
+    ClientUsage,
     Correction,
     Difference,
     Discard,
@@ -157,6 +158,9 @@ class RemoteLedger:
 
     def reconcile(self, user_id: str | None = None) -> Sequence[Difference]:
         return self._list(Difference, "/reconcile", user=user_id)
+
+    def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
+        return self._list(ClientUsage, "/clients", limit=limit)
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         answer = self._answer("POST", "/reconcile/fix", fix, params=_given(user=user_id))
