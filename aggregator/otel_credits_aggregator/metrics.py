@@ -8,6 +8,7 @@ their equality says something: received = charged + duplicate + not usage + quar
 
 import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
@@ -36,6 +37,13 @@ _ANSWER_TIMEOUT_S = 5.0
 _Outcomes = dict[tuple[str, str, str], int]
 
 
+class _Clients(NamedTuple):
+    """What all processes that report their counters miss, and what waits in them."""
+
+    missing: int
+    waiting: int
+
+
 class AggregatorMetrics(Collector):
     """Collects at each scrape; nothing is counted twice in memory and in the store."""
 
@@ -59,7 +67,8 @@ class AggregatorMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         # The outcomes first: an item is counted as received before it can have an outcome.
-        outcomes = self._outcomes()
+        of_the_store = self._of_the_store()
+        outcomes = of_the_store[0] if of_the_store else None
         received, damages = self._spool.received(), self._spool.damages()
         for signal, (plural, singular) in _ITEMS.items():
             yield from _accounting(plural, received.get(signal, 0), outcomes, singular)
@@ -73,6 +82,12 @@ class AggregatorMetrics(Collector):
         logs = received.get(Signal.LOGS, 0)
         yield _counter("otel_credits_log_records_received", "Log records received.", logs)
         yield _counter("otel_credits_log_records_not_usage", "Log records, which are never usage.", logs)
+        if of_the_store:
+            clients = of_the_store[1]
+            yield _gauge(
+                "otel_credits_client_missing", "Usages that apps recorded and that did not arrive.", clients.missing
+            )
+            yield _gauge("otel_credits_client_waiting", "Usages that wait in apps, as last reported.", clients.waiting)
         yield from self._own()
 
     def _own(self) -> Iterator[Metric]:
@@ -99,31 +114,35 @@ class AggregatorMetrics(Collector):
             "otel_credits_requests_isolated", "Requests kept raw in the quarantine.", progress.requests_isolated
         )
 
-    def _outcomes(self) -> _Outcomes | None:
-        """(signal, outcome, reason) to items; None while the store is away."""
+    def _of_the_store(self) -> tuple[_Outcomes, _Clients] | None:
+        """(signal, outcome, reason) to items, and what the apps' processes miss; None while the store is away."""
         if not self._inserter.progress.migrated:
             return None
         # A store that does not answer must not collect scrapes, one thread each.
         if not self._lock.acquire(timeout=_ANSWER_TIMEOUT_S):
             return None
         try:
-            return self._ask()
-        finally:
-            self._lock.release()
-
-    def _ask(self) -> _Outcomes | None:
-        try:
             self._client = self._client or connect(self._settings.dsn, _ANSWER_TIMEOUT_S)
-            found = rows(
-                self._client,
-                "SELECT signal, outcome, reason, sum(items) AS total FROM ingest_outcomes "
-                "WHERE receiver = {receiver:String} GROUP BY signal, outcome, reason",
-                {"receiver": self._spool.receiver},
-            )
+            return self._outcomes(self._client), _clients(self._client)
         except ClickHouseError:
             self._client = None
             return None
+        finally:
+            self._lock.release()
+
+    def _outcomes(self, client: Client) -> _Outcomes:
+        found = rows(
+            client,
+            "SELECT signal, outcome, reason, sum(items) AS total FROM ingest_outcomes "
+            "WHERE receiver = {receiver:String} GROUP BY signal, outcome, reason",
+            {"receiver": self._spool.receiver},
+        )
         return {(row["signal"], row["outcome"], row["reason"]): row["total"] for row in found}
+
+
+def _clients(client: Client) -> _Clients:
+    (row,) = rows(client, "SELECT sum(missing) AS missing, sum(waiting) AS waiting FROM client_completeness")
+    return _Clients(int(row["missing"]), int(row["waiting"]))
 
 
 def _accounting(plural: str, received: int, outcomes: _Outcomes | None, singular: str) -> Iterator[Metric]:

@@ -96,6 +96,7 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
         ("prices", "set", "render", "1", "--from", "2026"),
         ("prices", "set", "render", "1", "--from", "tomorrow"),
         ("reconcile", "--by", "me"),
+        ("reconcile", "--clients", "--fix"),
         ("rebuild", "u"),
         ("quarantine", "list", "--since", "yesterday"),
         ("quarantine", "list", "--until", "2026"),
