@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 
 from otel_credits._amounts import CreditsLike, UserId
 from otel_credits._guard import note_fault
+from otel_credits._keys import KeyMaker, key_maker
 from otel_credits._tracking import record_compute
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +37,7 @@ def track_credits(
     *,
     resource_type: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    idempotency_key: str | Callable[..., object] | None = None,
 ) -> Callable[[F], F]:
     """Charge the user of each successful call (see the top of this file for what counts as one).
 
@@ -43,6 +45,9 @@ def track_credits(
         action_type: an `ActionType` or any other string.
         manual_credits: the charge of a call, as `credits` of `track_compute_usage`. Without it, the price book decides.
         description, resource_type, metadata: kept with the usage.
+        idempotency_key: calls with the same key are charged once. A template of the call's arguments
+            (`"report:{report_id}"`), or a function of the same arguments that returns the key. A call for which no key
+            can be made is charged as a usage of its own, and the fault is logged.
 
     The user is the call's argument `user_id`, given by position or by name; else the attribute `id` of the argument
     `current_user` or `user`; else the user of the usage context.
@@ -50,7 +55,13 @@ def track_credits(
 
     def decorate(function: F) -> F:
         charge = _Charge(
-            action_type, manual_credits, description, resource_type, metadata, _UserFinder(inspect.signature(function))
+            action_type,
+            manual_credits,
+            description,
+            resource_type,
+            metadata,
+            _UserFinder(inspect.signature(function)),
+            key_maker(idempotency_key, inspect.signature(function)),
         )
         return cast(F, functools.wraps(function)(_wrapper(function, charge)))
 
@@ -77,6 +88,7 @@ class _Charge:
     resource_type: str | None
     metadata: Mapping[str, Any] | None
     find_user: _UserFinder
+    make_key: KeyMaker
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], parent: Context | None = None) -> None:
         common = (
@@ -86,7 +98,7 @@ class _Charge:
             None,
             self.resource_type,
             self.metadata,
-            None,
+            self.make_key(args, kwargs),
             parent,
         )
         record_compute("track_credits", self.credits, common, parent)

@@ -67,6 +67,7 @@ def _handlers() -> tuple[tuple[Any, Any], ...]:
         (signals.before_task_publish, _before_publish),
         (signals.task_prerun, _before_run),
         (signals.task_postrun, _after_run),
+        (signals.worker_process_init, _process_starts),
         (signals.worker_process_shutdown, _process_ends),
         (signals.worker_shutdown, _process_ends),
     )
@@ -119,6 +120,13 @@ def _after_run(task: Any = None, **_: Any) -> None:
     token = getattr(getattr(task, "request", None), _TOKEN, None)
     if token is not None:
         context_api.detach(token)
+
+
+def _process_starts(**_: Any) -> None:
+    """A forked child: with a spool, it may take the place of one that was killed."""
+    pipeline = active()
+    if pipeline is not None:
+        pipeline.send_left_files()
 
 
 def _process_ends(**_: Any) -> None:

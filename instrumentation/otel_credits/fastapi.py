@@ -113,11 +113,14 @@ def _name_user(context: Context) -> None:
 
 
 def _flushing(send: Send) -> Send:
-    """`send` of the lifespan protocol, which flushes before it says that the shutdown is complete."""
+    """`send` of the lifespan protocol, which flushes before it says that the shutdown is complete. (At the start, it
+    sends what an earlier process left in the spool, if there is one: the set-up may have been before a fork.)"""
 
     async def flush_then_send(message: Message) -> None:
         if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             await anyio.to_thread.run_sync(_flush)
+        elif message["type"] == "lifespan.startup.complete" and (pipeline := active()) is not None:
+            pipeline.send_left_files()
         await send(message)
 
     return flush_then_send

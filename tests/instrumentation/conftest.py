@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from otel_credits import _context, _guard, _propagator, _runtime, _threads, configure, reset_task_credit_costs
+from otel_credits.celery import instrument_celery, uninstrument_celery
 from support.otlp_sink import OtlpSink
+from support.processes import Process
+from support.redis import redis_server
+
+APPS = Path(__file__).parent / "apps"
+Worker = Callable[..., "Process"]
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +62,44 @@ def configured(sink: OtlpSink) -> Callable[..., OtlpSink]:
         return sink
 
     return set_up
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def tasks(broker: str, sink: OtlpSink, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The app, imported here as the producer that sends tasks."""
+    monkeypatch.setenv("BROKER", broker)
+    monkeypatch.setenv("OTEL_CREDITS_ENDPOINT", sink.endpoint)
+    monkeypatch.setenv("OTEL_CREDITS_CAPTURE_SPANS", "off")
+    monkeypatch.syspath_prepend(str(APPS))
+    module = importlib.import_module("tasks_app")
+    configure()
+    instrument_celery()
+    yield module
+    uninstrument_celery()
+    module.app.control.purge()
+
+
+@pytest.fixture
+def worker(broker: str, sink: OtlpSink, tmp_path: Path) -> Worker:
+    """`worker("-P", "threads", SETTING="x")` is a running worker, as a context manager."""
+
+    @contextmanager
+    def run(*arguments: str, auto: bool = False, **env: str) -> Iterator[Process]:
+        tools = Path(sys.executable)
+        path = os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "celery", "-A", "tasks_app", "worker", "--loglevel", "INFO", *arguments]
+        if auto:
+            command = [str(tools.with_name("opentelemetry-instrument")), *command]
+        env = {"BROKER": broker, "OTEL_CREDITS_ENDPOINT": sink.endpoint, "PYTHONPATH": path, **env}
+        with Process("worker", command, log_dir=tmp_path, env=env, cwd=tmp_path) as process:
+            process.wait_for(lambda: " ready." in process.output(), 60, "the worker is ready")
+            yield process
+
+    return run  # type: ignore[return-value]

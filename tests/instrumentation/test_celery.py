@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
@@ -17,58 +13,15 @@ import pytest
 from celery import chain, chord, group
 from opentelemetry import baggage
 from opentelemetry import context as context_api
-from otel_credits import configure, flush, usage_context
+from otel_credits import flush, usage_context
 from otel_credits._baggage import header_of, members_of_header
-from otel_credits.celery import instrument_celery, uninstrument_celery
 from support.otlp_sink import OtlpSink
 from support.processes import Process
-from support.redis import redis_server
 
 pytestmark = pytest.mark.redis
 APPS = Path(__file__).parent / "apps"
 NO_HURRY = {"OTEL_CREDITS_EXPORT_INTERVAL_S": "30"}
 Worker = Callable[..., "Process"]
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis."""
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture
-def tasks(broker: str, sink: OtlpSink, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The app, imported here as the producer that sends tasks."""
-    monkeypatch.setenv("BROKER", broker)
-    monkeypatch.setenv("OTEL_CREDITS_ENDPOINT", sink.endpoint)
-    monkeypatch.setenv("OTEL_CREDITS_CAPTURE_SPANS", "off")
-    monkeypatch.syspath_prepend(str(APPS))
-    module = importlib.import_module("tasks_app")
-    configure()
-    instrument_celery()
-    yield module
-    uninstrument_celery()
-    module.app.control.purge()
-
-
-@pytest.fixture
-def worker(broker: str, sink: OtlpSink, tmp_path: Path) -> Worker:
-    """`worker("-P", "threads", SETTING="x")` is a running worker, as a context manager."""
-
-    @contextmanager
-    def run(*arguments: str, auto: bool = False, **env: str) -> Iterator[Process]:
-        tools = Path(sys.executable)
-        path = os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "celery", "-A", "tasks_app", "worker", "--loglevel", "INFO", *arguments]
-        if auto:
-            command = [str(tools.with_name("opentelemetry-instrument")), *command]
-        env = {"BROKER": broker, "OTEL_CREDITS_ENDPOINT": sink.endpoint, "PYTHONPATH": path, **env}
-        with Process("worker", command, log_dir=tmp_path, env=env, cwd=tmp_path) as process:
-            process.wait_for(lambda: " ready." in process.output(), 60, "the worker is ready")
-            yield process
-
-    return run  # type: ignore[return-value]
 
 
 def charged(sink: OtlpSink) -> list[tuple[str, str]]:

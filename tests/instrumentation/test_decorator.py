@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 from otel_credits import ActionType, track_credits, usage_context
+from otel_credits._guard import set_strict
 from otel_credits.testing import CapturedUsages, capture_usage
 
 
@@ -209,3 +210,59 @@ def test_captured_usage_is_strict(usages: CapturedUsages) -> None:
 
     with pytest.raises(ValueError, match="user_id"):
         no_user()
+
+
+def keys(usages: CapturedUsages) -> list[object]:
+    """The idempotency keys of the captured usages."""
+    return [usage.attributes.get("credits.idempotency_key") for usage in usages]
+
+
+def test_idempotency_key_of_a_call(usages: CapturedUsages) -> None:
+    """The key of a call is made from its arguments, by a template or a function; None is no key."""
+
+    @track_credits("report", idempotency_key="report:{report_id}:{kind}")
+    def by_template(user_id: str, report_id: int, kind: str = "full") -> None: ...
+
+    @track_credits("report", idempotency_key=lambda user_id, job: job.get("key"))
+    async def by_function(user_id: str, job: dict[str, str]) -> None: ...
+
+    @track_credits("report", idempotency_key="{job[key]}")
+    def of_items(user_id: str, job: dict[str, str]) -> Iterator[int]:
+        yield 1
+
+    by_template("u", 7)
+    by_template("u", report_id=8, kind="short")
+    asyncio.run(by_function("u", {"key": "k"}))
+    asyncio.run(by_function("u", {}))
+    list(of_items("u", {"key": "j"}))
+    assert keys(usages) == ["report:7:full", "report:8:short", "k", None, "j"]
+
+
+@pytest.mark.parametrize("template", ["report:{nothing}", "report", "{", "{0}", "{}"])
+def test_idempotency_key_that_cannot_work(template: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A template that names no argument, or one that is not there, is logged when the function is decorated, and each
+    call is charged as a usage of its own."""
+    with capture_usage() as usages:
+        set_strict(False)
+
+        @track_credits("report", idempotency_key=template)
+        def report(user_id: str) -> str:
+            return "done"
+
+        assert report("u") == "done"
+        assert keys(usages) == [None]
+    assert "idempotency_key" in caplog.text
+
+
+def test_idempotency_key_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A key function that raises costs the key, not the usage, and does not reach the caller."""
+    with capture_usage() as usages:
+        set_strict(False)
+
+        @track_credits("report", idempotency_key=lambda user_id: 1 / 0)
+        def report(user_id: str) -> str:
+            return "done"
+
+        assert report("u") == "done"
+        assert keys(usages) == [None]
+    assert "division by zero" in caplog.text

@@ -42,6 +42,13 @@ async def compute() -> dict[str, str]:
     return {"baggage": str(dict(baggage.get_all()))}
 
 
+@app.get("/pid")
+async def pid() -> int:
+    """Charged, and says which process answered."""
+    track_compute_usage(action_type="pid", credits=1)
+    return os.getpid()
+
+
 @app.get("/threaded")
 def threaded() -> None:
     """The same in a sync endpoint."""

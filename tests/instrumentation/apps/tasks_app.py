@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from uuid import UUID
 
 from celery import Celery
@@ -69,3 +70,19 @@ def retried(self: object) -> None:
     if self.request.retries == 0:  # type: ignore[attr-defined]
         raise self.retry(countdown=0)  # type: ignore[attr-defined]
     track_compute_usage(action_type="retried", credits=1)
+
+
+@app.task
+def tracked_then_hangs(user_id: str) -> None:
+    """Records a usage, then never returns: its time limit ends it."""
+    track_compute_usage(user_id, "tracked_then_hangs", credits=1)
+    while True:
+        time.sleep(0.05)
+
+
+@app.task(bind=True, max_retries=2)
+def charged_once(self: object, user_id: str, job: str, credits: str = "1") -> None:
+    """Is charged in every attempt, under one key; the first two attempts fail afterwards."""
+    track_compute_usage(user_id, "charged_once", credits=credits, idempotency_key=f"job:{job}")
+    if self.request.retries < 2:  # type: ignore[attr-defined]
+        raise self.retry(countdown=0)  # type: ignore[attr-defined]
