@@ -64,9 +64,9 @@ def configured(sink: OtlpSink) -> Callable[..., OtlpSink]:
     return set_up
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis."""
+    """A Redis, the same in all modules: the app is imported once, with its address."""
     with redis_server(tmp_path_factory.mktemp("redis")) as url:
         yield url
 
