@@ -8,7 +8,7 @@ tasks of its request. Over HTTP it travels in `baggage`, and only to hosts that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from opentelemetry import baggage
@@ -19,6 +19,7 @@ from otel_credits._attributes import (
     BAGGAGE_ACTION_TYPE,
     BAGGAGE_DESCRIPTION,
     BAGGAGE_METADATA,
+    BAGGAGE_PREFIX,
     BAGGAGE_RESOURCE_ID,
     BAGGAGE_RESOURCE_TYPE,
     BAGGAGE_USER,
@@ -75,10 +76,10 @@ def with_members(context: Context, members: Mapping[str, str]) -> Context:
 
 
 def without_members(context: Context) -> Context:
-    """`context` without the members of ours that came with a request."""
+    """`context` without the members that came with a request under names of ours, whether or not they mean anything."""
     changed = context
-    for name in MEMBERS:
-        if baggage.get_baggage(name, changed) is not None:
+    for name in baggage.get_all(context):
+        if name.startswith(BAGGAGE_PREFIX):
             changed = baggage.remove_baggage(name, changed)
     return changed
 
@@ -97,11 +98,10 @@ def members_of_header(header: object) -> dict[str, object]:
     return dict(baggage.get_all(_propagator.extract({_FIELD: header}, Context())))
 
 
-def header_without(header: str, names: Iterable[str]) -> str:
-    """A baggage header without the members of these names; the rest stays as it is, to the letter."""
-    unwanted = set(names)
+def header_without_ours(header: str) -> str:
+    """A baggage header without the members under names of ours; the rest stays as it is, to the letter."""
     members = (member for member in header.split(",") if member.strip())
-    return ",".join(member for member in members if _name(member) not in unwanted)
+    return ",".join(member for member in members if not _name(member).startswith(BAGGAGE_PREFIX))
 
 
 def _name(member: str) -> str:

@@ -26,7 +26,7 @@ from opentelemetry.propagators.textmap import (
 )
 from opentelemetry.trace import get_current_span
 
-from otel_credits._baggage import MEMBERS, header_without, members_of_context, with_members, without_members
+from otel_credits._baggage import header_without_ours, members_of_context, with_members, without_members
 from otel_credits._context import inbound_baggage_is_trusted
 from otel_credits._destinations import TrustedHosts, destination
 
@@ -73,7 +73,7 @@ def strip(carrier: object) -> None:
     header = carrier.get(_FIELD) if isinstance(carrier, MutableMapping) else None
     if not isinstance(carrier, MutableMapping) or not isinstance(header, str) or not header:
         return
-    left = header_without(header, MEMBERS)
+    left = header_without_ours(header)
     if left != header:
         if left:
             carrier[_FIELD] = left
