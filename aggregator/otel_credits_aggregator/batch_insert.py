@@ -1,6 +1,7 @@
 """How a batch gets into the store: the insert itself, its settings, and which failures are worth another try."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, DatabaseError
 
-__all__ = ["insert", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
+__all__ = ["insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
 
 _RAW_REASON = "request_not_insertable"
 _TARGETS = {Signal.TRACES: ("otlp_traces", "Traces"), Signal.METRICS: ("otlp_metrics", "Metrics")}
@@ -129,15 +130,26 @@ def insert(client: Client, spool: Spool, batch: Batch) -> None:
     Raises:
         ClickHouseError: it may or may not have been applied, wholly or in part: repeat it.
     """
-    table, message = _TARGETS[batch.signal]
+    insert_requests(client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch))
+
+
+def insert_requests(
+    client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[tuple[bytes, int]]
+) -> None:
+    """Inserts requests as one batch: (payload, receive time in microseconds since 1970) of each.
+
+    Raises:
+        ClickHouseError: see :func:`insert`.
+    """
+    table, message = _TARGETS[signal]
     protobuf = {
         "format_schema_source": "string",
         "format_schema": _schema(),
         "format_schema_message_name": message,
         "input_format_protobuf_oneof_presence": 1,
     }
-    body = framed(batch.batch_id, batch.fields, spool.payloads(batch))
-    client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch.batch_id), **protobuf})
+    body = framed(batch_id, fields, requests)
+    client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id), **protobuf})
 
 
 def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception) -> None:

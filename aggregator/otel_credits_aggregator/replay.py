@@ -50,7 +50,7 @@ SELECT
     allowed_services, allowed_actions, service_name, scope_name, scope_version,
     trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
     if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
-    double_keys, defect
+    double_keys, defect, rule_id, '' AS rule_action, map() AS rule_quantities
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id) AS q
 """
 _OUT_OF_THE_COUNT = f"""

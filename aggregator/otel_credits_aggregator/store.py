@@ -41,17 +41,18 @@ def is_embedded(dsn: str) -> bool:
     return urlsplit(dsn).scheme == "chdb"
 
 
-def connect(dsn: str, answer_timeout_s: float | None = None) -> Client:
+def connect(dsn: str, answer_timeout_s: float | None = None, database: str | None = None) -> Client:
     """Opens a client of the store.
 
     Args:
         dsn: the store.
         answer_timeout_s: how long a server may take to answer, in seconds; None: what the DSN says, else 300.
+        database: another one than the DSN names.
 
     Raises:
         ClickHouseError: the store cannot be reached or refuses; the message says which.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if database is None else {"database": database}
     if not is_embedded(dsn):
         # A session would make a server answer one query at a time.
         options["autogenerate_session_id"] = False

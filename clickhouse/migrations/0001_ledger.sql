@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS credit_usage_events
     received_at DateTime64(6, 'UTC') COMMENT 'when the aggregator received it',
     batch_id UUID COMMENT 'the insert that brought it',
     identity LowCardinality(String) COMMENT 'what event_id was made of: key, response, span, point',
-    prices Map(String, Decimal(38, 12)) COMMENT 'unit to price that applied; empty if the app set the amount'
+    prices Map(String, Decimal(38, 12)) COMMENT 'unit to price that applied; empty if the app set the amount',
+    rule_id LowCardinality(String) COMMENT 'the billing rule that made the span a usage; empty if it says so itself'
 )
 ENGINE = MergeTree
 ORDER BY (user_id, created_at, event_id)
@@ -148,6 +149,7 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
     attributes Map(String, String) COMMENT 'those of the conventions; prompts and answers are not kept',
     double_keys Array(String),
     defect LowCardinality(String),
+    rule_id String COMMENT 'the billing rule that made the span a usage',
     raw_request String COMMENT 'a request that could not be inserted, as received',
     batch_id UUID
 )

@@ -28,3 +28,57 @@ CREATE TABLE IF NOT EXISTS credit_conventions
 )
 ENGINE = MergeTree
 ORDER BY (scope_name, created_at);
+
+-- Billing rules: what makes a span usage that does not say so itself. Every condition of a rule must hold; of the rules
+-- that match a span, the first by priority, then by id, decides. Rows are added, never changed: of each rule the newest
+-- row that was there when the request was received counts, so that an insert that is repeated decides the same again.
+CREATE TABLE IF NOT EXISTS credit_rules
+(
+    rule_id String,
+    enabled Bool DEFAULT false,
+    priority Int32 DEFAULT 100 COMMENT 'the lowest number is asked first',
+    attributes Map(String, String) COMMENT 'attributes that the span has, with exactly this text',
+    attribute_prefixes Map(String, String) COMMENT 'attributes that the span has, and how their text begins; empty: any text',
+    span_name String COMMENT 'in this and the next five: empty is any',
+    span_name_prefix String,
+    kind LowCardinality(String) COMMENT 'internal, server, client, producer, consumer',
+    scope_name String COMMENT 'the instrumentation',
+    service_name String,
+    status LowCardinality(String) COMMENT 'unset, ok, error',
+    charge_failed Bool DEFAULT false COMMENT 'whether a span with status error is charged; if not, it is free',
+    action_type String,
+    quantities Map(String, String) DEFAULT map('call', 'one') COMMENT 'unit to where its quantity is from: one, seconds, attribute:NAME',
+    note String COMMENT 'what it is for',
+    created_at DateTime64(6, 'UTC') DEFAULT now64(6),
+    CONSTRAINT names_are_given CHECK rule_id != '' AND action_type != '' AND greatest(length(rule_id), length(action_type)) <= 512,
+    CONSTRAINT kind_is_known CHECK kind IN ('', 'internal', 'server', 'client', 'producer', 'consumer'),
+    CONSTRAINT status_is_known CHECK status IN ('', 'unset', 'ok', 'error'),
+    CONSTRAINT failed_is_clear CHECK status != 'error' OR charge_failed,
+    CONSTRAINT some_condition CHECK notEmpty(attributes) OR notEmpty(attribute_prefixes)
+        OR notEmpty(concat(span_name, span_name_prefix, kind, scope_name, service_name, status)),
+    CONSTRAINT keys_are_given CHECK NOT has(mapKeys(attributes), '') AND NOT has(mapKeys(attribute_prefixes), ''),
+    CONSTRAINT quantities_are_known CHECK notEmpty(quantities) AND arrayAll((unit, source) -> unit != ''
+        AND match(source, '^(one|seconds|attribute:.+)$'), mapKeys(quantities), mapValues(quantities))
+)
+ENGINE = MergeTree
+ORDER BY (rule_id, created_at);
+
+-- Each row of an enabled rule as the chain asks it, with the time in which it counts: from_us until before until_us, in
+-- microseconds since 1970. A kind or status of 0 is any.
+CREATE VIEW IF NOT EXISTS rules_in_force AS
+SELECT
+    toUnixTimestamp64Micro(created_at) AS from_us,
+    until_us,
+    CAST((priority, rule_id, from_us, until_us, indexOf(['internal', 'server', 'client', 'producer', 'consumer'], toString(kind)), indexOf(['unset', 'ok', 'error'], toString(status)),
+        charge_failed, scope_name, service_name, span_name, span_name_prefix, mapKeys(attributes), mapValues(attributes),
+        mapKeys(attribute_prefixes), mapValues(attribute_prefixes), action_type, mapKeys(quantities), mapValues(quantities)),
+        'Tuple(priority Int32, id String, from_us Int64, until_us Int64, kind Int32, status Int32,
+            charge_failed Bool, scope String, service String, name String, name_prefix String, keys Array(String), texts Array(String),
+            prefix_keys Array(String), prefixes Array(String), action String, units Array(String), sources Array(String))') AS rule
+FROM
+(
+    SELECT *, leadInFrame(toUnixTimestamp64Micro(created_at), 1, 9223372036854775807)
+        OVER (PARTITION BY rule_id ORDER BY created_at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS until_us
+    FROM credit_rules
+)
+WHERE enabled;

@@ -87,6 +87,9 @@ CREATE TABLE IF NOT EXISTS usage_candidates
     series String,
     attributes Map(String, String),
     double_keys Array(String) COMMENT 'attributes that were sent as binary floats',
-    defect LowCardinality(String) COMMENT 'why it cannot be charged, as far as decoding shows'
+    defect LowCardinality(String) COMMENT 'why it cannot be charged, as far as decoding shows',
+    rule_id String COMMENT 'the billing rule that matches the span',
+    rule_action String COMMENT 'what it makes of the span',
+    rule_quantities Map(String, String) COMMENT 'unit to quantity, by the rule, as text'
 )
 ENGINE = Null;

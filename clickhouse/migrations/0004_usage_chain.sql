@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS usages
     candidate Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
         default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
         name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
-        double_keys Array(String), defect String) COMMENT 'where it came from, for the quarantine'
+        double_keys Array(String), defect String, rule_id String) COMMENT 'where it came from, for the quarantine'
 )
 ENGINE = Null;
 
@@ -49,13 +49,48 @@ ALTER TABLE judged_usages ADD COLUMN IF NOT EXISTS outcome LowCardinality(String
 -- 1. Decode: one row a span that may be usage.
 CREATE MATERIALIZED VIEW IF NOT EXISTS span_candidates_mv TO usage_candidates AS
 WITH
+    -- The billing rules that were in force when the oldest request of the block was received, or came after it.
+    (
+        SELECT arraySort(rule -> (rule.priority, rule.id), groupArray(rule)) FROM rules_in_force
+        WHERE until_us > (SELECT min(envelope.received_at_us) FROM otlp_traces)
+    ) AS rules,
     s.attributes.key AS keys,
-    s.attributes.value.value AS kinds
+    s.attributes.value.value AS kinds,
+    arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
+        kind = 'string_value', str,
+        kind = 'int_value', toString(int),
+        kind = 'double_value', toString(dbl),
+        kind = 'bool_value', if(bln, 'true', 'false'),
+        -- A list of one short string is that string (tag and length twice, then the text). Any other list is no value; of
+        -- the finish reasons it only matters that there are some.
+        kind = 'array_value', multiIf(
+            length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
+            lst != '' AND key = 'gen_ai.response.finish_reasons', 'several',
+            ''),
+        ''),
+        keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
+        s.attributes.value.bool_value, s.attributes.value.array_value) AS texts,
+    -- The number of the first rule that matches the span, 0 for none. A span that says itself what it is, is asked about none. As
+    -- long as there are no rules, the condition is a constant, and nothing after it is computed.
+    if(notEmpty(rules) AND NOT has(keys, 'credits.action_type'),
+        arrayFirstIndex(rule -> rule.from_us <= envelope.received_at_us AND rule.until_us > envelope.received_at_us
+            AND rule.kind IN (0, s.kind) AND rule.status IN (0, s.status.code + 1)
+            AND rule.scope IN ('', ss.scope.name) AND rule.service IN ('', service_name)
+            AND rule.name IN ('', s.name) AND startsWith(s.name, rule.name_prefix)
+            AND arrayAll((key, text) -> has(keys, key) AND texts[indexOf(keys, key)] = text, rule.keys, rule.texts)
+            AND arrayAll((key, prefix) -> has(keys, key) AND startsWith(texts[indexOf(keys, key)], prefix), rule.prefix_keys, rule.prefixes),
+            rules), 0) AS matching,
+    if(matching != 0 AND (s.status.code != 2 OR rules[matching].charge_failed), matching, 0) AS rule_number,
+    rules[rule_number] AS rule,
+    -- Seconds to the nanosecond. A span without a start has none; one that ends before it starts has negative ones.
+    toInt128(s.end_time_unix_nano) - toInt128(s.start_time_unix_nano) AS lasted_ns,
+    if(s.start_time_unix_nano < 946684800000000000, '', concat(if(lasted_ns < 0, '-', ''), toString(intDiv(abs(lasted_ns), 1000000000)), '.',
+        leftPad(toString(abs(lasted_ns) % 1000000000), 9, '0'))) AS seconds
 SELECT
     'span' AS signal,
     toUUIDOrZero(envelope.batch_id) AS batch_id,
     fromUnixTimestamp64Micro(envelope.received_at_us, 'UTC') AS received_at,
-    rowNumberInAllBlocks() AS position,
+    position,
     envelope.charge_genai AS charge_genai,
     envelope.user_attributes AS user_attributes,
     envelope.default_user AS default_user,
@@ -74,39 +109,46 @@ SELECT
     s.end_time_unix_nano AS end_time_unix_nano,
     '' AS series,
     -- A usage that its process has numbered keeps the process with it (0005, client_usages_mv).
-    mapUpdate(if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map()),
-        mapFromArrays(keys, arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
-        kind = 'string_value', str,
-        kind = 'int_value', toString(int),
-        kind = 'double_value', toString(dbl),
-        kind = 'bool_value', if(bln, 'true', 'false'),
-        -- A list of one short string is that string (tag and length twice, then the text). Any other list is no value; of
-        -- the finish reasons it only matters that there are some.
-        kind = 'array_value', multiIf(
-            length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
-            lst != '' AND key = 'gen_ai.response.finish_reasons', 'several',
-            ''),
-        ''),
-        keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
-        s.attributes.value.bool_value, s.attributes.value.array_value))) AS attributes,
-    arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
-    if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect
+    mapUpdate(if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map()), mapFromArrays(keys, texts)) AS attributes,
+    arrayConcat(
+        arrayFilter((key, kind) -> kind = 'double_value', keys, kinds),
+        arrayFilter(key -> key != '', arrayMap((unit, source) -> if(startsWith(source, 'attribute:') AND kinds[indexOf(keys, substring(source, 11))] = 'double_value',
+            concat('credits.units.', unit), ''), rule.units, rule.sources))) AS double_keys,
+    if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect,
+    rule.id AS rule_id,
+    rule.action AS rule_action,
+    mapFromArrays(rule.units, arrayMap(source -> multiIf(
+        source = 'one', '1',
+        source = 'seconds', seconds,
+        texts[indexOf(keys, substring(source, 11))]), rule.sources)) AS rule_quantities
 FROM
 (
-    SELECT envelope, service_name, instance_id, ss, arrayJoin(ss.spans) AS s
+    -- The number of the row keeps the two conditions apart: as long as there are no rules, only spans that are candidates without
+    -- one are read further.
+    SELECT *, rowNumberInAllBlocks() AS position
     FROM
     (
-        SELECT
-            envelope,
-            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
-            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS instance_id,
-            arrayJoin(rs.scope_spans) AS ss
-        FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
+        SELECT envelope, service_name, instance_id, ss, arrayJoin(ss.spans) AS s
+        FROM
+        (
+            SELECT
+                envelope,
+                rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+                rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS instance_id,
+                arrayJoin(rs.scope_spans) AS ss
+            FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
+        )
     )
+    WHERE notEmpty(rules)
+        OR has(s.attributes.key, 'credits.action_type')
+        OR (envelope.charge_genai AND hasAny(s.attributes.key, ['gen_ai.operation.name', 'openinference.span.kind',
+            'gen_ai.usage.input_tokens', 'gen_ai.usage.prompt_tokens', 'llm.request.type']))
 )
-WHERE has(keys, 'credits.action_type')
-    OR (envelope.charge_genai AND (has(keys, 'gen_ai.operation.name') OR has(keys, 'openinference.span.kind')
-        OR has(keys, 'gen_ai.usage.input_tokens') OR has(keys, 'gen_ai.usage.prompt_tokens') OR has(keys, 'llm.request.type')));
+WHERE empty(rules)
+    OR rule_number != 0
+    OR has(keys, 'credits.action_type')
+    OR (envelope.charge_genai AND hasAny(keys, ['gen_ai.operation.name', 'openinference.span.kind',
+        'gen_ai.usage.input_tokens', 'gen_ai.usage.prompt_tokens', 'llm.request.type']));
 
 -- The same for metrics: a data point of a monotonic, delta Sum named credits.usage is usage; its number becomes the
 -- quantity of the unit that its attribute credits.unit names.
@@ -295,17 +337,15 @@ FROM
                     service_name,
                     attributes,
                     tuple(signal, batch_id, received_at, position, charge_genai, user_attributes, default_user, receiver, allowed_services, allowed_actions, service_name, scope_name, scope_version,
-                        trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect)
+                        trace_id, span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect, rule_id)
                         ::Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
                             default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
                             name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
-                            double_keys Array(String), defect String) AS candidate,
+                            double_keys Array(String), defect String, rule_id String) AS candidate,
                     mapContains(attributes, 'credits.action_type') AS explicit,
                     if(mapContains(attributes, 'credits.action_type'), attributes['credits.action_type'], 'ai_call') AS action_type,
                     attributes['gen_ai.operation.name'] AS operation,
-                    attributes['gen_ai.operation.name'] IN ('chat', 'text_completion', 'generate_content', 'embeddings')
-                        OR attributes['openinference.span.kind'] IN ('LLM', 'EMBEDDING')
-                        OR attributes['llm.request.type'] IN ('chat', 'completion') AS inference,
+                    inference,
                     attributes['gen_ai.response.finish_reasons'] != '' OR attributes['anthropic.message.stop_reason'] != '' AS finished,
                     if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']) AS model,
                     -- Who pays: the first attribute of the list that the span has.
@@ -337,7 +377,31 @@ FROM
                     attributes['gen_ai.response.id'] AS response_id,
                     end_time_unix_nano < 946684800000000000
                         OR end_time_unix_nano > (toUInt64(greatest(toUnixTimestamp64Micro(received_at), 946684800000000)) + 2678400000000) * 1000 AS time_unusable
-                FROM usage_candidates
+                FROM
+                (
+                    -- A span that a billing rule matches is read as if it said so itself: the rule's action and quantities, and of
+                    -- its own attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules.
+                    SELECT
+                        * REPLACE (
+                            if(NOT ruled, attributes, mapUpdate(mapUpdate(map('credits.description', name),
+                                mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
+                                    OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
+                                        'gen_ai.request.model', 'gen_ai.response.model'), attributes)),
+                                mapUpdate(map('credits.action_type', rule_action),
+                                    mapFromArrays(arrayMap(unit -> concat('credits.units.', unit), mapKeys(rule_quantities)), mapValues(rule_quantities))))) AS attributes,
+                            if(charged_anyway, '', rule_id) AS rule_id)
+                    FROM
+                    (
+                        SELECT
+                            *,
+                            attributes['gen_ai.operation.name'] IN ('chat', 'text_completion', 'generate_content', 'embeddings')
+                                OR attributes['openinference.span.kind'] IN ('LLM', 'EMBEDDING')
+                                OR attributes['llm.request.type'] IN ('chat', 'completion') AS inference,
+                            rule_id != '' AND charge_genai AND inference AND NOT mapContains(attributes, 'credits.action_type') AS charged_anyway,
+                            rule_id != '' AND NOT charged_anyway AND NOT mapContains(attributes, 'credits.action_type') AS ruled
+                        FROM usage_candidates
+                    )
+                )
             )
         )
     )

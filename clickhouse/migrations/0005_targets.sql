@@ -28,7 +28,8 @@ SELECT
     received_at,
     batch_id,
     identity,
-    prices
+    prices,
+    candidate.rule_id AS rule_id
 FROM judged_usages WHERE outcome = 'charged';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_month_usage_mv TO user_month_totals AS
@@ -150,7 +151,7 @@ SELECT
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'gen_ai.response.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
         OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
-    candidate.double_keys AS double_keys, candidate.defect AS defect, batch_id
+    candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_profiles_mv TO user_profiles AS
@@ -178,6 +179,16 @@ FROM
 )
 GROUP BY receiver
 HAVING items > 0;
+
+-- Spans that only a billing rule made candidates: the view above counted them too, so they are taken off. Rules are asked
+-- once, in span_candidates_mv, so that no span can be both; a replay brings no rule_action.
+CREATE MATERIALIZED VIEW IF NOT EXISTS ruled_spans_mv TO ingest_outcomes AS
+SELECT receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, -toInt64(count()) AS items
+FROM usage_candidates
+WHERE rule_action != ''
+    AND NOT (charge_genai AND (mapContains(attributes, 'gen_ai.operation.name') OR mapContains(attributes, 'openinference.span.kind')
+        OR mapContains(attributes, 'gen_ai.usage.input_tokens') OR mapContains(attributes, 'gen_ai.usage.prompt_tokens') OR mapContains(attributes, 'llm.request.type')))
+GROUP BY receiver;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS other_points_mv TO ingest_outcomes AS
 SELECT envelope.receiver AS receiver, 'point' AS signal, 'not_usage' AS outcome, '' AS reason, toInt64(sum(others)) AS items

@@ -41,7 +41,7 @@ STORED_TABLES = (
     "client_counters",
 )
 # What the chain reads, as filled by the migrations.
-_BOOKS = ("credit_action_costs", "credit_conventions")
+_BOOKS = ("credit_action_costs", "credit_conventions", "credit_rules")
 _SPOOL_BYTES_MAX = 1 << 30
 _RETRY_DELAY_S = 1.0
 

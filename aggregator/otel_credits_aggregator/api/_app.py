@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from otel_credits_aggregator.access import Gate
-from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _sql, _users
+from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _rules, _sql, _users
 from otel_credits_aggregator.api._access import AccessMiddleware
 from otel_credits_aggregator.api._errors import add_error_handlers
 from otel_credits_aggregator.api._state import Aggregator, State
@@ -35,7 +35,7 @@ def create_app(
         ledger: what is served; None opens the settings' store, and closes it when the app shuts down.
         gate: who may call; None: by the settings' tokens.
     """
-    served = ledger or LocalLedger(settings.dsn, server=aggregator)
+    served = ledger or LocalLedger(settings.dsn, server=aggregator, settings=settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -48,6 +48,6 @@ def create_app(
     app.add_middleware(AccessMiddleware, gate=gate or Gate(settings.tokens_path, required=bool(settings.tokens_file)))
     add_error_handlers(app)
     app.include_router(_operations.router)
-    for part in (_users, _records, _prices, _quarantine, _sql):
+    for part in (_users, _records, _prices, _rules, _quarantine, _sql):
         app.include_router(part.router, prefix="/api/v1")
     return app

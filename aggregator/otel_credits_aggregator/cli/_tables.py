@@ -11,6 +11,8 @@ __all__ = [
     "PRICE",
     "QUARANTINED_USAGE",
     "QUARANTINE_REASON",
+    "RULE",
+    "RULE_CHARGE",
     "TOKEN",
     "USER",
 ]
@@ -56,6 +58,25 @@ PRICE = (
     Column("effective_from", "from (UTC)"),
     Column("status", "status"),
     Column("source", "source"),
+)
+RULE = (
+    Column("rule_id", "rule"),
+    Column("enabled", "on"),
+    Column("priority", "priority"),
+    Column("conditions", "spans with"),
+    Column("action_type", "action"),
+    Column("quantities", "quantities"),
+    Column("charge_failed", "charge failed"),
+    Column("note", "note"),
+)
+RULE_CHARGE = (
+    Column("outcome", "outcome"),
+    Column("reason", "reason"),
+    Column("user_id", "user"),
+    Column("action_type", "action"),
+    Column("usages", "usages"),
+    Column("units", "units"),
+    Column("credits", "credits"),
 )
 QUARANTINED_USAGE = (
     Column("last_received_at", "received (UTC)"),

@@ -18,6 +18,7 @@ from otel_credits_aggregator.ledger.models import (
     MonthlyUsage,
     NewGrant,
     NewPrice,
+    NewRule,
     Price,
     Profile,
     QuarantinedCopy,
@@ -28,6 +29,8 @@ from otel_credits_aggregator.ledger.models import (
     RawRequest,
     Rebuilt,
     Replayed,
+    Rule,
+    RuleCharge,
     TakenIn,
     User,
 )
@@ -77,6 +80,21 @@ class Ledger(Protocol):
 
     def set_price(self, new: NewPrice) -> Price:
         """Add a row to the price book; what was already charged keeps its price."""
+
+    def rules(self) -> Sequence[Rule]:
+        """The billing rules as they count now, those that are off too, in the order in which they are asked."""
+
+    def set_rule(self, new: NewRule) -> Rule:
+        """Add a rule, or replace the one with its id; what was already charged stays charged."""
+
+    def switch_rule(self, rule_id: str, enabled: bool) -> Rule:
+        """Let a rule count from now on, or no longer. Raises NotFoundError."""
+
+    def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
+        """What a rule would charge for the spans of an OTLP trace request, were it on; nothing is stored.
+
+        Raises NotFoundError, and InvalidRequestError if the bytes are no such request.
+        """
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT

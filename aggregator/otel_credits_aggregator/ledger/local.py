@@ -15,8 +15,9 @@ from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
+from otel_credits_aggregator.ledger._rules import rule_row, would_charge
 from otel_credits_aggregator.ledger._server import Server
-from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store
+from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
 from otel_credits_aggregator.ledger.errors import (
     InvalidQueryError,
@@ -38,6 +39,7 @@ from otel_credits_aggregator.ledger.models import (
     MonthlyUsage,
     NewGrant,
     NewPrice,
+    NewRule,
     Price,
     Profile,
     QuarantinedCopy,
@@ -48,10 +50,13 @@ from otel_credits_aggregator.ledger.models import (
     RawRequest,
     Rebuilt,
     Replayed,
+    Rule,
+    RuleCharge,
     TakenIn,
     User,
 )
 from otel_credits_aggregator.replay import Treatment
+from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.store import READ_ONLY_SETTINGS, ClickHouseError
 
 __all__ = ["LocalLedger", "store_id"]
@@ -79,11 +84,22 @@ class LocalLedger:
     Args:
         dsn: the store; it must be migrated.
         server: the running server around it; None where there is none, and then what only a server can do is refused.
+        settings: what a test of a rule reads spans by; None: those of the environment.
         reads: how many balance reads and the like run at once.
         queries: how many queries from outside run at once.
     """
 
-    def __init__(self, dsn: str, *, server: Server | None = None, reads: int = 4, queries: int = 2) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        server: Server | None = None,
+        settings: Settings | None = None,
+        reads: int = 4,
+        queries: int = 2,
+    ) -> None:
+        self._dsn = dsn
+        self._settings = settings
         self._store = Store(dsn, reads)
         self._grants = Grants(self._store)
         self._quarantine = Quarantine(self._store, server)
@@ -145,6 +161,28 @@ class LocalLedger:
         key = (new.action_type, new.model, new.unit)
         mine = [price for price in self.prices() if (price.action_type, price.model, price.unit) == key]
         return max(mine, key=lambda price: price.created_at)
+
+    def rules(self) -> Sequence[Rule]:
+        return self._store.read(Rule, "rules")
+
+    def set_rule(self, new: NewRule) -> Rule:
+        self._store.insert("credit_rules", rule_row(new), token=str(uuid.uuid4()))
+        return self._rule(new.rule_id)
+
+    def switch_rule(self, rule_id: str, enabled: bool) -> Rule:
+        known = self._rule(rule_id).model_dump(exclude={"created_at"})
+        return self.set_rule(NewRule.model_validate({**known, "enabled": enabled}))
+
+    def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
+        self._rule(rule_id)
+        with store_errors():
+            return would_charge(self._dsn, rule_id, request, self._settings or Settings())
+
+    def _rule(self, rule_id: str) -> Rule:
+        found = next((rule for rule in self.rules() if rule.rule_id == rule_id), None)
+        if found is None:
+            raise NotFoundError(f"no rule {rule_id!r}: see `otel-credits rules list`")
+        return found
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT

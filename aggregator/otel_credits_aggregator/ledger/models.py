@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 __all__ = [
     "CREDITS_MAX",
@@ -30,6 +30,7 @@ __all__ = [
     "MonthlyUsage",
     "NewGrant",
     "NewPrice",
+    "NewRule",
     "Price",
     "Profile",
     "QuarantineFilter",
@@ -40,6 +41,8 @@ __all__ = [
     "RawRequest",
     "Rebuilt",
     "Replayed",
+    "Rule",
+    "RuleCharge",
     "TakenIn",
     "Until",
     "User",
@@ -216,6 +219,50 @@ class Price(_Row):
     source: str
     created_at: Utc
     status: str
+
+
+class Rule(_Row):
+    """A billing rule as it counts now: which spans are a usage of `action_type`, and how much. Empty conditions are any."""
+
+    rule_id: str
+    enabled: bool
+    priority: int
+    attributes: dict[str, str]
+    attribute_prefixes: dict[str, str]
+    span_name: str
+    span_name_prefix: str
+    kind: str
+    scope_name: str
+    service_name: str
+    status: str
+    charge_failed: bool
+    action_type: str
+    quantities: dict[str, str]
+    note: str
+    created_at: Utc
+
+    @property
+    def conditions(self) -> str:
+        """The conditions in one line."""
+        words = [f"{key} = {text}" for key, text in self.attributes.items()]
+        words += [f"{key} = {prefix}*" for key, prefix in self.attribute_prefixes.items()]
+        fields = ("span_name", "kind", "scope_name", "service_name", "status")
+        words += [f"{field} = {getattr(self, field)}" for field in fields if getattr(self, field)]
+        words += [f"span_name = {self.span_name_prefix}*"] if self.span_name_prefix else []
+        return ", ".join(words)
+
+
+class RuleCharge(_Row):
+    """What a rule would have charged a user, or (`outcome` quarantined) would have tried to, and why it could not."""
+
+    rule_id: str
+    outcome: str
+    reason: str
+    user_id: str
+    action_type: str
+    usages: int
+    units: dict[str, Exact]
+    credits: Exact
 
 
 class QuarantinedUsage(_Row):
@@ -455,3 +502,43 @@ class NewPrice(_Input):
     credits_per_unit: ExactInput = Field(ge=0, le=CREDITS_MAX, description="Decimal string.", examples=["0.000015"])
     effective_from: UtcInput | None = Field(None, description="Usage that ends then or later has this price.")
     source: Text = Field("", description="Where the price is from.")
+
+
+Conditions = Annotated[dict[Name, Text], Field(max_length=20)]
+_SOURCE = r"^(one|seconds|attribute:.+)$"
+Source = Annotated[Name, Field(pattern=_SOURCE)]
+
+
+class NewRule(_Input):
+    """A billing rule, or the new text of one. All of its conditions must hold; at least one is needed."""
+
+    rule_id: Name = Field(examples=["api-routes"])
+    enabled: bool = Field(False, description="Whether it counts from now on.")
+    priority: int = Field(100, ge=-(2**31), lt=2**31, description="Of the rules that match, the lowest number decides.")
+    attributes: Conditions = Field({}, description="Attributes with exactly this text.")
+    attribute_prefixes: Conditions = Field(
+        {}, description="Attributes whose text begins so; empty: any text.", examples=[{"http.route": "/api/"}]
+    )
+    span_name: Text = Field("", description="The span's whole name.")
+    span_name_prefix: Text = Field("", description="How the span's name begins.")
+    kind: Literal["", "internal", "server", "client", "producer", "consumer"] = ""
+    scope_name: Text = Field("", description="The instrumentation, by its scope's name.")
+    service_name: Text = ""
+    status: Literal["", "unset", "ok", "error"] = ""
+    charge_failed: bool = Field(
+        False, description="Whether spans with status error are charged; if not, they are free."
+    )
+    action_type: Name = Field(description="What the span is a usage of.", examples=["api_request"])
+    quantities: Annotated[dict[Name, Source], Field(min_length=1, max_length=20)] = Field(
+        {"call": "one"}, description="Unit to where its quantity is from: one, seconds, or attribute:NAME."
+    )
+    note: Text = ""
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> "NewRule":
+        conditions = (self.attributes, self.attribute_prefixes, self.span_name, self.span_name_prefix, self.kind)
+        if not any((*conditions, self.scope_name, self.service_name, self.status)):
+            raise ValueError("a rule needs a condition: without one it would charge every span")
+        if self.status == "error" and not self.charge_failed:
+            raise ValueError("a rule for failed spans (status error) must charge them: set charge_failed")
+        return self

@@ -1,5 +1,6 @@
 """The ledger of a running aggregator, over its HTTP API."""
 
+import base64
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -36,6 +37,7 @@ from otel_credits_aggregator.ledger.models import (
     MonthlyUsage,
     NewGrant,
     NewPrice,
+    NewRule,
     Price,
     Profile,
     QuarantinedCopy,
@@ -46,6 +48,8 @@ from otel_credits_aggregator.ledger.models import (
     RawRequest,
     Rebuilt,
     Replayed,
+    Rule,
+    RuleCharge,
     TakenIn,
     User,
 )
@@ -121,6 +125,20 @@ class RemoteLedger:
 
     def set_price(self, new: NewPrice) -> Price:
         return Price.model_validate_json(self._call("POST", "/prices", new))
+
+    def rules(self) -> Sequence[Rule]:
+        return self._list(Rule, "/rules")
+
+    def set_rule(self, new: NewRule) -> Rule:
+        return Rule.model_validate_json(self._call("POST", "/rules", new))
+
+    def switch_rule(self, rule_id: str, enabled: bool) -> Rule:
+        path = f"/rules/{_segment(rule_id)}/enabled"
+        return Rule.model_validate_json(self._call("PUT", path, {"enabled": enabled}))
+
+    def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
+        path, body = f"/rules/{_segment(rule_id)}/test", {"request": base64.b64encode(request).decode()}
+        return [RuleCharge.model_validate(row) for row in self._answer("POST", path, body).json()]
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT
