@@ -9,7 +9,7 @@ from typing import Any
 from otel_credits_aggregator.envelope import framed
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.spool import Batch, Spool
+from otel_credits_aggregator.spool import Batch, Request, Spool
 from otel_credits_aggregator.store import Client, DatabaseError
 
 __all__ = ["insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
@@ -133,10 +133,8 @@ def insert(client: Client, spool: Spool, batch: Batch) -> None:
     insert_requests(client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch))
 
 
-def insert_requests(
-    client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[tuple[bytes, int]]
-) -> None:
-    """Inserts requests as one batch: (payload, receive time in microseconds since 1970) of each.
+def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[Request]) -> None:
+    """Inserts requests as one batch.
 
     Raises:
         ClickHouseError: see :func:`insert`.

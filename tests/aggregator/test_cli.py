@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     """All commands that others script against are there."""
     assert {path[0] for path in ALL_COMMANDS} == {
         *("serve", "migrate", "demo", "sql", "balance", "events", "grant"),
-        *("users", "prices", "quarantine", "reconcile", "rebuild", "tokens"),
+        *("users", "prices", "rules", "quarantine", "reconcile", "rebuild", "tokens"),
     }
     assert {("users", "set"), ("users", "list"), ("prices", "set"), ("prices", "list")} <= set(ALL_COMMANDS)
 
@@ -98,6 +98,22 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
         ("reconcile", "--by", "me"),
         ("reconcile", "--clients", "--fix"),
         ("rebuild", "u"),
+        ("rules", "set"),
+        ("rules", "set", "r"),
+        ("rules", "set", "r", "--action", "a"),
+        ("rules", "set", "", "--action", "a", "--span-name", "x"),
+        ("rules", "set", "r", "--action", "", "--span-name", "x"),
+        ("rules", "set", "r", "--action", "a", "--kind", "SERVER"),
+        ("rules", "set", "r", "--action", "a", "--status", "failed"),
+        ("rules", "set", "r", "--action", "a", "--status", "error"),
+        ("rules", "set", "r", "--action", "a", "--attribute", "no-equals-sign"),
+        ("rules", "set", "r", "--action", "a", "--attribute", "=x"),
+        ("rules", "set", "r", "--action", "a", "--attribute", "k=1", "--attribute", "k=2"),
+        ("rules", "set", "r", "--action", "a", "--span-name", "x", "--quantity", "call=two"),
+        ("rules", "set", "r", "--action", "a", "--span-name", "x", "--priority", "first"),
+        ("rules", "on"),
+        ("rules", "test", "fastapi-routes"),
+        ("rules", "test", "fastapi-routes", "--otlp", "no-such-file"),
         ("quarantine", "list", "--since", "yesterday"),
         ("quarantine", "list", "--until", "2026"),
         ("quarantine", "show"),
@@ -137,6 +153,7 @@ def test_wrong_arguments_end_with_2(run: Run, memory_store: Client, arguments: t
         (("balance", "nobody", "--json"), "nobody"),
         (("sql", "SELECT nonsense"), "nonsense"),
         (("sql", "DROP TABLE users"), "only reading"),
+        (("rules", "on", "unheard-of"), "rules list"),
         (("quarantine", "replay"), "otel-credits serve"),
         (("reconcile", "--fix"), "otel-credits serve"),
         (("rebuild",), "otel-credits serve"),

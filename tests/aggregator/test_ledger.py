@@ -10,10 +10,12 @@ import pytest
 from otel_credits_aggregator.ledger import (
     ConflictError,
     InvalidQueryError,
+    InvalidRequestError,
     Ledger,
     LocalLedger,
     NewGrant,
     NewPrice,
+    NewRule,
     NotFoundError,
     Profile,
     QuarantineFilter,
@@ -22,6 +24,7 @@ from otel_credits_aggregator.ledger import (
 from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.store import Client, connect
 from support.api import running_api
+from support.otlp_build import span, traces
 from support.store import Usage, insert_usages
 
 # Ids that break careless URLs, file names and SQL.
@@ -254,6 +257,44 @@ def test_price_book_says_what_applies(ledger: Ledger) -> None:
         ledger.set_price(NewPrice(action_type="render", credits_per_unit=Decimal(credits), effective_from=moment))
     mine = {price.credits_per_unit: price.status for price in ledger.prices() if price.action_type == "render"}
     assert mine == {Decimal(1): "past", Decimal(2): "replaced", Decimal(3): "current", Decimal(4): "future"}
+
+
+def test_a_rule_is_what_was_set(ledger: Ledger) -> None:
+    """A rule is read back as it was set, with any text in it; setting it again replaces it, switching it changes no more."""
+    odd = {"attributes": {"a'b\\": "c\n'", "ß": ""}, "attribute_prefixes": {"http.route": "/{id}"}, "note": "it's\t🦊"}
+    new = NewRule(rule_id="a/b ü?", action_type="work", kind="server", quantities={"s": "seconds"}, priority=-5, **odd)
+    set_first = ledger.set_rule(new)
+    assert set_first.model_dump(exclude={"created_at"}) == new.model_dump()
+    on = ledger.switch_rule("a/b ü?", True)
+    assert on.model_dump(exclude={"created_at"}) == {**new.model_dump(), "enabled": True}
+    replaced = ledger.set_rule(NewRule(rule_id="a/b ü?", action_type="other", span_name="x"))
+    assert (replaced.attributes, replaced.enabled, replaced.quantities) == ({}, False, {"call": "one"})
+    assert [rule for rule in ledger.rules() if rule.rule_id == "a/b ü?"] == [replaced]
+    with pytest.raises(NotFoundError):
+        ledger.switch_rule("unheard of", True)
+
+
+def test_a_rule_is_tried_out_before_it_is_on(ledger: Ledger, store: Client) -> None:
+    """A test says by user what a rule would charge at the store's prices, on or off, and leaves nothing behind."""
+    ledger.set_price(NewPrice(action_type="work", credits_per_unit=Decimal("0.3")))
+    ledger.set_rule(NewRule(rule_id="r", action_type="work", attributes={"k": "1"}))
+    ledger.set_rule(
+        NewRule(rule_id="first", action_type="work", attributes={"k": "1", "first": "x"}, priority=1, enabled=True)
+    )
+    spans = [span({"k": 1, "user.id": "ada"}), span({"k": 1, "user.id": "ada"}), span({"k": 1}), span({"k": 2})]
+    spans.append(span({"k": 1, "first": "x", "user.id": "ada"}))
+    databases = "SELECT count() FROM system.databases"
+    before = store.command(databases)
+    rows = ledger.test_rule("r", traces(*spans).SerializeToString())
+    assert [(row.outcome, row.reason, row.user_id, row.usages, row.units, row.credits) for row in rows] == [
+        ("charged", "", "ada", 2, {"call": Decimal(2)}, Decimal("0.6")),
+        ("quarantined", "no_user", "", 1, {}, Decimal(0)),
+    ]
+    assert (ledger.events(), ledger.quarantine(), store.command(databases)) == ([], [], before)
+    with pytest.raises(InvalidRequestError):
+        ledger.test_rule("r", b"no request")
+    with pytest.raises(NotFoundError):
+        ledger.test_rule("unheard of", b"")
 
 
 def test_quarantine_lists_a_usage_once(ledger: Ledger, store: Client) -> None:

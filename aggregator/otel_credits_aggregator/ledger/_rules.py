@@ -12,15 +12,17 @@ from contextlib import closing, contextmanager
 from otel_credits_aggregator.batch_insert import insert_requests
 from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.ledger._queries import named_query
+from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import InvalidRequestError
 from otel_credits_aggregator.ledger.models import NewRule, RuleCharge
 from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.otlp import Signal, parse
 from otel_credits_aggregator.outcomes import BadRequest
 from otel_credits_aggregator.settings import Settings
+from otel_credits_aggregator.spool import Request
 from otel_credits_aggregator.store import Client, connect, json_rows
 
-__all__ = ["rule_row", "would_charge"]
+__all__ = ["insert_rule", "would_charge"]
 
 _DATABASE_PREFIX = "otel_credits_rule_test_"
 _BOOKS = ("credit_action_costs", "credit_conventions")
@@ -32,21 +34,12 @@ FROM {database}.credit_rules ORDER BY created_at DESC LIMIT 1 BY rule_id
 """
 
 
-def rule_row(new: NewRule) -> dict[str, str]:
-    """The texts of a row of `credit_rules`; the store converts them to the columns' types."""
-    row = {name: str(value) for name, value in new.model_dump().items()}
-    maps = {name: _map_text(getattr(new, name)) for name in ("attributes", "attribute_prefixes", "quantities")}
-    flags = {name: str(int(getattr(new, name))) for name in ("enabled", "charge_failed")}
-    return row | maps | flags
-
-
-def _map_text(texts: dict[str, str]) -> str:
-    return "{" + ",".join(f"{_quoted(key)}:{_quoted(text)}" for key, text in texts.items()) + "}"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+def insert_rule(store: Store, new: NewRule) -> None:
+    """Adds a row of a rule. Raises StoreUnavailableError."""
+    maps = new.model_dump(include={"attributes", "attribute_prefixes", "quantities"})
+    row = {name: str(value) for name, value in new.model_dump(exclude=set(maps)).items()}
+    row |= {name: str(int(getattr(new, name))) for name in ("enabled", "charge_failed")}
+    store.insert("credit_rules", row, token=str(uuid.uuid4()), maps=maps)
 
 
 def would_charge(dsn: str, rule_id: str, request: bytes, settings: Settings) -> list[RuleCharge]:
@@ -69,7 +62,7 @@ def would_charge(dsn: str, rule_id: str, request: bytes, settings: Settings) -> 
     with _scratch(dsn, rule_id) as client:
         batch_id = str(uuid.uuid4())
         fields = settings_fields(settings, "rule test")
-        insert_requests(client, Signal.TRACES, batch_id, fields, [(request, time.time_ns() // 1000)])
+        insert_requests(client, Signal.TRACES, batch_id, fields, [Request(request, time.time_ns() // 1000, b"")])
         found = json_rows(client, named_query("rule_charges"), {"rule_id": rule_id})
     return [RuleCharge.model_validate_json(row) for row in found]
 

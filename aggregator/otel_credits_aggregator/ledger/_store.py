@@ -1,5 +1,6 @@
 """Reading models from the store by the named queries, and inserting single rows into it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -61,15 +62,21 @@ class Store:
         """The same for queries that may take long and read everything; one at a time, in bounded memory."""
         return _read(self._long_reads, model, query, parameters)
 
-    def insert(self, table: str, row: Mapping[str, str], *, token: str) -> None:
-        """Inserts one row of texts, which the server converts, exactly, to the columns' types; once for a token."""
-        columns = ", ".join(row)
-        values = ", ".join(f"{{{column}:String}}" for column in row)
+    def insert(
+        self, table: str, row: Mapping[str, str], *, token: str, maps: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Inserts one row of texts, which the server converts, exactly, to the columns' types; once for a token.
+
+        `maps` are columns of texts by text.
+        """
+        texts = {column: json.dumps(texts) for column, texts in (maps or {}).items()}
+        values = [f"{{{column}:String}}" for column in row]
+        values += [f"JSONExtract({{{column}:String}}, 'Map(String, String)')" for column in texts]
         with store_errors(), self._writes.client() as client:
             # SELECT and not VALUES, because values that are parameters are not converted to the column's type.
             client.command(
-                f"INSERT INTO {table} ({columns}) SELECT {values}",
-                parameters=dict(row),
+                f"INSERT INTO {table} ({', '.join([*row, *texts])}) SELECT {', '.join(values)}",
+                parameters={**row, **texts},
                 settings={"insert_deduplication_token": token},
             )
 

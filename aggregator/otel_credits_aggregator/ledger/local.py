@@ -15,7 +15,7 @@ from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
-from otel_credits_aggregator.ledger._rules import rule_row, would_charge
+from otel_credits_aggregator.ledger._rules import insert_rule, would_charge
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
@@ -166,7 +166,7 @@ class LocalLedger:
         return self._store.read(Rule, "rules")
 
     def set_rule(self, new: NewRule) -> Rule:
-        self._store.insert("credit_rules", rule_row(new), token=str(uuid.uuid4()))
+        insert_rule(self._store, new)
         return self._rule(new.rule_id)
 
     def switch_rule(self, rule_id: str, enabled: bool) -> Rule:
