@@ -22,6 +22,7 @@ from otel_credits_aggregator.envelope import framed, settings_fields
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.replay import replay_batch, run_replay
+from otel_credits_aggregator.spool import Request
 from support.chain import Chain
 
 FOLDER = Path(__file__).parents[1] / "recordings"
@@ -102,7 +103,7 @@ def insert(chain: Chain, signal: Signal, requests: list[tuple[str, bytes]], **se
     for case, payload in requests:
         assert parse(signal, payload) is not None
         kept = chain.settings.model_copy(update={"charge_genai": True, "default_user": case, **settings})
-        parts.append(framed(batch_id, settings_fields(kept, receiver=case), [(payload, now_us)]))
+        parts.append(framed(batch_id, settings_fields(kept, receiver=case), [Request(payload, now_us, b"")]))
     table, message = OTLP_TYPES[signal]
     protobuf = {
         "format_schema_source": "string",
