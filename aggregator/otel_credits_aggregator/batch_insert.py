@@ -1,7 +1,7 @@
 """How a batch gets into the store: the insert itself, its settings, and which failures are worth another try."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from otel_credits_aggregator.envelope import framed
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.privacy import stripped
 from otel_credits_aggregator.spool import Batch, Request, Spool
 from otel_credits_aggregator.store import Client, DatabaseError
 
@@ -150,8 +151,10 @@ def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes
     client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id), **protobuf})
 
 
-def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception) -> None:
-    """Keeps the one request of a batch that cannot be inserted, as received, with the store's reason."""
+def quarantine_raw(
+    client: Client, spool: Spool, batch: Batch, error: Exception, user_attributes: Sequence[str] = ()
+) -> None:
+    """Keeps the one request of a batch that cannot be inserted, with the store's reason; what no charge needs is left out."""
     ((payload, received_at_us, _),) = spool.payloads(batch)
     ((_, items),) = spool.request_ids(batch)
     signal = "span" if batch.signal is Signal.TRACES else "point"
@@ -167,7 +170,7 @@ def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception)
                 items,
                 signal,
                 spool.receiver,
-                payload,
+                stripped(batch.signal, payload, user_attributes),
             ]
         ],
         column_names=["event_id", "reason", "detail", "received_at", "items", "signal", "receiver", "raw_request"],

@@ -257,7 +257,9 @@ class Inserter:
             logger.error("a quarantined row cannot be treated and stays in the quarantine: %s", _brief(error))
         else:
             logger.error("a request cannot be inserted and is kept in the quarantine: %s", _brief(error))
-            self._attempt(lambda: quarantine_raw(self._connected(), self._spool, batch, error))
+            self._attempt(
+                lambda: quarantine_raw(self._connected(), self._spool, batch, error, self._settings.user_attributes)
+            )
             passing("raw_quarantined")
             self.progress.requests_isolated += 1
         self._write(lambda: self._spool.forget(batch))

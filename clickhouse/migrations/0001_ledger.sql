@@ -150,7 +150,7 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
     double_keys Array(String),
     defect LowCardinality(String),
     rule_id String COMMENT 'the billing rule that made the span a usage',
-    raw_request String COMMENT 'a request that could not be inserted, as received',
+    raw_request String COMMENT 'a request that could not be inserted, as received but for prompts, answers and whatever else no charge needs',
     batch_id UUID
 )
 ENGINE = MergeTree

@@ -148,8 +148,9 @@ SELECT
     candidate.trace_id AS trace_id, candidate.span_id AS span_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
-        OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'gen_ai.response.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
+        OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
         OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
+            'gen_ai.response.id', 'gen_ai.response.model', 'gen_ai.response.finish_reasons',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import clickhouse_connect
 import pytest
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.privacy import stripped
 from otel_credits_aggregator.store import Client
 from support.accounting import Accounting, assert_exact, charges, settle
 from support.chaos import Oracle, ResendingClient
@@ -120,7 +122,9 @@ def test_a_request_at_fault_is_isolated(tmp_path: Path, any_store: str) -> None:
         assert numbers["otel_credits_requests_isolated_total"] == 2
         query = "SELECT hex(raw_request) AS raw, items, signal, detail FROM credit_quarantine"
         rows = aggregator.sql(query)
-        assert sorted(bytes.fromhex(row["raw"]) for row in rows) == sorted(poison)
+        assert sorted(bytes.fromhex(row["raw"]) for row in rows) == sorted(
+            stripped(Signal.TRACES, one, ()) for one in poison
+        )
         assert {(row["items"], row["signal"]) for row in rows} == {(2, "span")}
         assert all("Code: 444" in row["detail"] for row in rows)
         listed = aggregator.request("GET", "/api/v1/quarantine")
@@ -149,7 +153,7 @@ def test_a_failure_that_nobody_foresaw_does_not_block_the_others(tmp_path: Path,
         assert settle(aggregator) == Accounting(received=4, charged=3, quarantined=1)
         assert_exact(aggregator, dict.fromkeys(("one", "two", "three"), Decimal(1)))
         (row,) = aggregator.sql("SELECT hex(raw_request) AS raw, detail FROM credit_quarantine")
-        assert bytes.fromhex(row["raw"]) == trapped
+        assert bytes.fromhex(row["raw"]) == stripped(Signal.TRACES, trapped, ())
         assert "caught" in row["detail"]
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.privacy import stripped
 from support.accounting import Accounting, assert_exact, charges, settle
 from support.otlp_build import ACTION, AMOUNT, USER, traces, usage_span
 from support.otlp_clients import post
@@ -110,7 +112,7 @@ def post_json(aggregator: AggregatorProcess, path: str, parameters: dict[str, st
 
 
 def test_raw_requests_are_exported_and_imported(aggregator: AggregatorProcess, tmp_path: Path) -> None:
-    """A request that the store refused is written to a file as received; mended, it is imported and charged once."""
+    """A request that the store refused is written to a file as it is kept; mended, it is imported and charged once."""
     span = usage_span({USER: "ada", ACTION: "render", AMOUNT: "3"})
     good = traces(span)
     poison = traces(span)
@@ -119,12 +121,13 @@ def test_raw_requests_are_exported_and_imported(aggregator: AggregatorProcess, t
     assert settle(aggregator) == Accounting(received=1, quarantined=1)
     (row,) = listed(aggregator)
     (shown,) = listed(aggregator, "show", row["event_id"])
-    assert bytes.fromhex(shown["raw_begin"]) == poison.SerializeToString()[:64]
-    assert shown["raw_bytes"] == len(poison.SerializeToString())
+    kept = stripped(Signal.TRACES, poison.SerializeToString(), ())
+    assert bytes.fromhex(shown["raw_begin"]) == kept[:64]
+    assert shown["raw_bytes"] == len(kept)
     file = tmp_path / "requests.jsonl"
     assert run(aggregator, "quarantine", "export", str(file)).returncode == 0
     (line,) = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    assert base64.b64decode(line["raw_request"]) == poison.SerializeToString()
+    assert base64.b64decode(line["raw_request"]) == kept
     assert (line["signal"], line["items"], line["reason"]) == ("traces", 1, "request_not_insertable")
     line["raw_request"] = base64.b64encode(good.SerializeToString()).decode()
     for _ in range(2):
