@@ -23,7 +23,7 @@ MARK = "PRIVATE-WORDS"
 SAID = ("hello from the stub", "weather in Oslo", "w0 w1 w2", "stub says no")
 # What a charge is made of; spelled out here, so that a wider list in the code is noticed.
 NEEDED = re.compile(
-    r"credits\..*|user\..*|enduser\..*|gen_ai\.usage\..*|llm\.token_count\..*|llm\.usage\..*|gen_ai\.operation\.name"
+    r"service\.instance\.id|credits\..*|user\..*|enduser\..*|gen_ai\.usage\..*|llm\.token_count\..*|llm\.usage\..*|gen_ai\.operation\.name"
     r"|gen_ai\.provider\.name|gen_ai\.system|gen_ai\.request\.(model|stream)|gen_ai\.response\.(id|model|finish_reasons)"
     r"|anthropic\.message\.stop_reason|openinference\.span\.kind|llm\.(model_name|system|provider|request\.type)|error\.type"
 )
