@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 from support.accounting import assert_exact, settle
@@ -147,23 +148,32 @@ def test_an_outage_costs_nothing(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_minutes_of_outage_cost_nothing(store: ClickHouseHttp, aggregator: AggregatorProcess, oracle: Oracle) -> None:
+def test_minutes_of_outage_cost_nothing(tmp_path: Path) -> None:
     """Two minutes without the store, under load: every sender is acknowledged as ever, every usage charged once later."""
-    clients = [ResendingClient(aggregator, f"minutes {number}", oracle) for number in range(CLIENTS)]
-    for client in clients:
-        client.start()
+    oracle = Oracle()
+    with ClickHouseHttp(tmp_path / "store") as store:
+        settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.3"}
+        with AggregatorProcess(tmp_path / "data", settings) as aggregator:
+            clients = [ResendingClient(aggregator, f"minutes {number}", oracle) for number in range(CLIENTS)]
+            for client in clients:
+                client.start()
+            seconds = outlast(store, clients)
+            for client in clients:
+                client.finish(60)
+            assert settle(aggregator, timeout_s=300).charged == oracle.usages
+            assert_exact(aggregator, oracle.credits)
+    record("outage", name="minutes", seconds=seconds)
+
+
+def outlast(store: ClickHouseHttp, clients: list[ResendingClient]) -> float:
+    """Keep the store away for `MINUTES_S`; clients are acknowledged until its end. Returns how long it was, in seconds."""
     began = time.monotonic()
     with killed(store):
         wait_until(lambda: time.monotonic() - began > MINUTES_S, MINUTES_S + 30, "the outage has lasted")
-        seconds = time.monotonic() - began
         acknowledged = [client.acknowledged_spans for client in clients]
         wait_until(
             lambda: all(client.acknowledged_spans > spans for client, spans in zip(clients, acknowledged, strict=True)),
             30,
             "clients are still acknowledged",
         )
-    for client in clients:
-        client.finish(60)
-    assert settle(aggregator, timeout_s=300).charged == oracle.usages
-    assert_exact(aggregator, oracle.credits)
-    record("outage", name="minutes", seconds=seconds)
+        return time.monotonic() - began
