@@ -26,7 +26,7 @@ _ONE_BLOCK = {
     "min_insert_block_size_bytes": 1 << 32,
     "max_threads": 1,
     "max_insert_threads": 1,
-    # Compiling the chain's expressions holds up the insert that triggers it for some 400 ms, and gains nothing measurable after it.
+    # Compiling the expressions holds up the insert that triggers it for some 400 ms, and no gain could be measured.
     "compile_expressions": 0,
 }
 # The token makes a repeated insert complete what the first one left undone, in every table behind the views.
