@@ -229,6 +229,21 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY (service_name, service_instance_id, name, reason)
 SETTINGS non_replicated_deduplication_window = 10000;
 
+-- The intervals of the data points that arrived, whatever became of them: the intervals of a series should follow one another.
+-- Copies of one interval are one row once parts are merged; series_gaps.sql does not wait for that.
+CREATE TABLE IF NOT EXISTS usage_intervals
+(
+    service_name String,
+    series String COMMENT 'resource, scope and attributes, hashed',
+    user_id String,
+    action_type String,
+    start_ns UInt64 COMMENT 'nanoseconds since 1970',
+    end_ns UInt64
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (series, start_ns, end_ns)
+SETTINGS non_replicated_deduplication_window = 10000;
+
 -- What is known of users; the newest non-empty value of each column counts (view users).
 CREATE TABLE IF NOT EXISTS user_profiles
 (

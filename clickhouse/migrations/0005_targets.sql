@@ -111,6 +111,16 @@ FROM judged_usages
 WHERE mapContains(attributes, 'credits.seq') AND attributes['service.instance.id'] != '' AND length(attributes['service.instance.id']) <= 64
 GROUP BY service_name, service_instance_id, outcome;
 
+-- Only intervals that can be compared: a point without a start says nothing of what was before it, cumulative points overlap by
+-- their nature, and an end that is out of range is the app's clock.
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_intervals_mv TO usage_intervals AS
+SELECT
+    service_name, candidate.series AS series, user_id, action_type,
+    candidate.start_time_unix_nano AS start_ns, candidate.end_time_unix_nano AS end_ns
+FROM judged_usages
+WHERE signal = 'point' AND start_ns != 0 AND start_ns <= end_ns AND NOT startsWith(candidate.defect, 'metric_')
+    AND end_ns BETWEEN 946684800000000000 AND (toUnixTimestamp64Micro(received_at) + 2678400000000) * 1000;
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS client_counters_mv TO client_counters AS
 SELECT
     service_name,

@@ -165,6 +165,7 @@ READS = (
     "/api/v1/quarantine",
     "/api/v1/quarantine/summary",
     "/api/v1/reconcile",
+    "/api/v1/series",
     "/metrics",
     "/docs",
     "/openapi.json",

@@ -39,6 +39,7 @@ STORED_TABLES = (
     "user_profiles",
     "client_usages",
     "client_counters",
+    "usage_intervals",
 )
 # What the chain reads, as filled by the migrations.
 _BOOKS = ("credit_action_costs", "credit_conventions", "credit_rules")
@@ -164,7 +165,7 @@ def _contents_query(table: str) -> str:
     if table == "client_usages":
         columns = "service_name, service_instance_id, outcome"
         return f"SELECT {columns}, groupBitmapMerge(seqs) AS n FROM client_usages GROUP BY ALL ORDER BY ALL"
-    if table in ("user_month_totals", "usage_month_totals", "ingest_outcomes"):
+    if table in ("user_month_totals", "usage_month_totals", "ingest_outcomes", "usage_intervals"):
         return f"SELECT * FROM {table} FINAL ORDER BY ALL"
     return f"SELECT * FROM {table} ORDER BY ALL"
 

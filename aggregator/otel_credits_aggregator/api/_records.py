@@ -6,7 +6,16 @@ from fastapi import APIRouter
 
 from otel_credits_aggregator.api._errors import errors
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
-from otel_credits_aggregator.ledger import ClientUsage, Correction, Difference, Event, Fix, MonthlyUsage, Rebuilt
+from otel_credits_aggregator.ledger import (
+    ClientUsage,
+    Correction,
+    Difference,
+    Event,
+    Fix,
+    MonthlyUsage,
+    Rebuilt,
+    SeriesFault,
+)
 
 __all__ = ["router"]
 
@@ -33,6 +42,12 @@ def reconcile(ledger: LedgerOfApp, user: QueryUserId = None) -> Sequence[Differe
 def list_clients(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[ClientUsage]:
     """One row a process of an app that uses the library; those that miss something first."""
     return ledger.clients(limit)
+
+
+@router.get("/series", summary="Gaps and overlaps in series of data points", responses=errors())
+def list_series_faults(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[SeriesFault]:
+    """One row a place where two intervals of a series do not meet, the earliest first; none if all do."""
+    return ledger.series_faults(limit)
 
 
 @router.post("/reconcile/fix", summary="Correct totals that differ from their entries", responses=errors())

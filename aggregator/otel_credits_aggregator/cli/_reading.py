@@ -12,6 +12,7 @@ from otel_credits_aggregator.cli._errors import EXIT_COULD_NOT, complain
 from otel_credits_aggregator.cli._ledger import open_ledger
 from otel_credits_aggregator.cli._output import print_rows, print_sql_rows
 from otel_credits_aggregator.ledger import Fix
+from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
 
 __all__ = ["add_to"]
 
@@ -47,13 +48,22 @@ def reconcile(
         bool,
         typer.Option("--clients", help="Only whether what each process recorded has arrived; 1 if some is missing."),
     ] = False,
+    series: Annotated[
+        bool,
+        typer.Option(
+            "--series", help="Only gaps and overlaps between the intervals of data points; 1 if there is one."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare every balance and monthly total with the events and grants behind it; exit code 1 if one differs."""
-    if clients and (fix or user):
-        raise typer.BadParameter("--clients stands alone")
+    if (clients or series) and (fix or user or by or comment or (clients and series)):
+        raise typer.BadParameter("--clients and --series stand alone")
     if clients:
         _show_clients(as_json)
+        return
+    if series:
+        _show_series_faults(as_json)
         return
     if (by or comment) and not fix:
         raise typer.BadParameter("--by and --comment belong to --fix")
@@ -78,6 +88,17 @@ def _show_clients(as_json: bool) -> None:
     missing = sum(row.missing for row in rows)
     if missing:
         complain(f"{missing} usages were recorded, wait no longer, and were not received")
+        raise typer.Exit(EXIT_COULD_NOT)
+
+
+def _show_series_faults(as_json: bool) -> None:
+    with closing(open_ledger()) as ledger:
+        rows = ledger.series_faults()
+    print_rows(rows, _tables.SERIES_FAULT, as_json=as_json, none="the intervals of all series follow one another")
+    if rows:
+        gaps = sum(row.fault == "gap" for row in rows)
+        more = ", and perhaps more: these are the first" if len(rows) == LIMIT_DEFAULT else ""
+        complain(f"{gaps} gaps and {len(rows) - gaps} overlaps in series of data points{more}")
         raise typer.Exit(EXIT_COULD_NOT)
 
 

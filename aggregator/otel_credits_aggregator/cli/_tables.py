@@ -13,6 +13,7 @@ __all__ = [
     "QUARANTINE_REASON",
     "RULE",
     "RULE_CHARGE",
+    "SERIES_FAULT",
     "TOKEN",
     "USER",
 ]
@@ -99,6 +100,15 @@ DIFFERENCE = (
     Column("found", "found"),
 )
 CORRECTION = (*DIFFERENCE, Column("corrected_by", "by"), Column("comment", "why"))
+SERIES_FAULT = (
+    Column("service_name", "service"),
+    Column("user_id", "user"),
+    Column("action_type", "action"),
+    Column("fault", "what"),
+    Column("from_at", "from (UTC)"),
+    Column("until_at", "until (UTC)"),
+    Column("series", "series"),
+)
 CLIENT = (
     Column("service_name", "service"),
     Column("service_instance_id", "process"),

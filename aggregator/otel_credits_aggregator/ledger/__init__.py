@@ -51,6 +51,7 @@ from otel_credits_aggregator.ledger.models import (
     Replayed,
     Rule,
     RuleCharge,
+    SeriesFault,
     TakenIn,
     User,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "Replayed",
     "Rule",
     "RuleCharge",
+    "SeriesFault",
     "ServerUnreachableError",
     "StoreUnavailableError",
     "TakenIn",

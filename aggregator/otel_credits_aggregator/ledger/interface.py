@@ -31,6 +31,7 @@ from otel_credits_aggregator.ledger.models import (
     Replayed,
     Rule,
     RuleCharge,
+    SeriesFault,
     TakenIn,
     User,
 )
@@ -132,6 +133,9 @@ class Ledger(Protocol):
 
     def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
         """Whether what each process recorded has arrived; those that miss something first."""
+
+    def series_faults(self, limit: int = LIMIT_DEFAULT) -> Sequence[SeriesFault]:
+        """Gaps and overlaps between the intervals of each series of data points, the earliest first."""
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         """Correct the totals that are not the sum of their entries, by further rows, and record each correction."""

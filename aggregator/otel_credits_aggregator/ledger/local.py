@@ -52,6 +52,7 @@ from otel_credits_aggregator.ledger.models import (
     Replayed,
     Rule,
     RuleCharge,
+    SeriesFault,
     TakenIn,
     User,
 )
@@ -220,6 +221,9 @@ class LocalLedger:
 
     def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
         return self._store.read(ClientUsage, "clients", limit=limit)
+
+    def series_faults(self, limit: int = LIMIT_DEFAULT) -> Sequence[SeriesFault]:
+        return self._store.read_all(SeriesFault, "series_gaps", limit=limit)
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         return self._totals.fix(user_id, fix)

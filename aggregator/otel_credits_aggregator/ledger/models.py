@@ -43,6 +43,7 @@ __all__ = [
     "Replayed",
     "Rule",
     "RuleCharge",
+    "SeriesFault",
     "TakenIn",
     "Until",
     "User",
@@ -383,6 +384,24 @@ class ClientUsage(_Row):
     quarantined: int
     missing: int
     last_report_at: Utc
+
+
+class SeriesFault(_Row):
+    """Where two intervals of one series of data points do not meet: a `gap` between them, or an `overlap`.
+
+    `from_ns` and `until_ns` are its bounds in nanoseconds since 1970, `from_at` and `until_at` the same to the microsecond. User
+    and action are those of the interval behind it.
+    """
+
+    service_name: str
+    series: str
+    user_id: str
+    action_type: str
+    fault: str
+    from_ns: int
+    until_ns: int
+    from_at: Utc
+    until_at: Utc
 
 
 class Missing(_Row):

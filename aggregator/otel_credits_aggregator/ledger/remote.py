@@ -50,6 +50,7 @@ from otel_credits_aggregator.ledger.models import (
     Replayed,
     Rule,
     RuleCharge,
+    SeriesFault,
     TakenIn,
     User,
 )
@@ -179,6 +180,9 @@ class RemoteLedger:
 
     def clients(self, limit: int = LIMIT_DEFAULT) -> Sequence[ClientUsage]:
         return self._list(ClientUsage, "/clients", limit=limit)
+
+    def series_faults(self, limit: int = LIMIT_DEFAULT) -> Sequence[SeriesFault]:
+        return self._list(SeriesFault, "/series", limit=limit)
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         answer = self._answer("POST", "/reconcile/fix", fix, params=_given(user=user_id))
