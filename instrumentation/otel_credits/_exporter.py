@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("otel_credits")
 
+_THREAD = "otel-credits-export"
 # How often an answer that OTLP calls final, but that speaks of the server, is asked again before it is believed.
 _UNCLEAR_ATTEMPTS_MAX = 8
 _RETRY_AFTER_MAX_S = 60.0
@@ -58,8 +59,10 @@ class ExportThread:
         self._factory = factory
         self._settings = settings
         self._sender: Sender | None = None
-        self._thread: threading.Thread | None = None
-        self._start_lock = threading.Lock()
+        # Empty, or the thread under one name: who puts it there first starts it (`setdefault` cannot be interrupted).
+        self._running: dict[str, threading.Thread] = {}
+        # A signal handler that records usage may come while its own thread is starting the thread.
+        self._start_lock = threading.RLock()
         self._wake = threading.Event()
         self._stopping = False
         self._idle_until = 0.0
@@ -70,20 +73,21 @@ class ExportThread:
     @property
     def started(self) -> bool:
         """Whether the thread runs in this process."""
-        return self._thread is not None
+        return bool(self._running)
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
         with self._start_lock:
-            if self._thread is not None or self._stopping:
+            if self._running or self._stopping:
                 return
-            thread = threading.Thread(target=self._run, name="otel-credits-export", daemon=True)
+            thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
+            if self._running.setdefault(_THREAD, thread) is not thread:
+                return
             try:
                 thread.start()
             except RuntimeError as error:  # the process has no threads left, or the interpreter is ending
                 say_once("no thread", logging.ERROR, "credits: usage waits, as no thread can be started: %s", error)
-                return
-            self._thread = thread
+                self._running.clear()
 
     def wake(self) -> None:
         """There is a full batch: do not wait for the interval."""
@@ -111,7 +115,7 @@ class ExportThread:
 
     def report(self, timeout_s: float) -> None:
         """Wait until the receiver was told the counters as they are now, or until that failed, or the timeout."""
-        if self._thread is None or self._reports.due(now=True) is None:
+        if not self._running or self._reports.due(now=True) is None:
             return
         tried = self._report_wanted = threading.Event()
         self._wake.set()
@@ -121,11 +125,11 @@ class ExportThread:
         """End the thread. What waits stays in the queue."""
         self._stopping = True
         self._wake.set()
-        sender, thread = self._sender, self._thread
+        sender, thread = self._sender, self._running.get(_THREAD)
         self._sender = None
         if sender is not None:
             _close(sender)
-        if thread is not None and thread is not threading.current_thread():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
 
     def reset_after_fork(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
@@ -372,3 +375,41 @@ def test_an_outage_under_way(configured: Configured, outage_s: int) -> None:
     assert flush(60) is True
     assert users_of(sink)[20:] == users
     assert (stats().exported, stats().failed) == (20 + len(users), 0)
+
+
+SIGNALLED = """
+    import signal, threading
+    from otel_credits import flush, stats, track_compute_usage
+
+    def handle(*_):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        track_compute_usage("of the handler", "a", credits=1)
+
+    def first_signalled(original):
+        def call(thread, *arguments, **named):
+            if "otel-credits-export" in (named.get("name"), getattr(thread, "_name", None)):
+                signal.raise_signal(signal.SIGUSR1)
+            return original(thread, *arguments, **named)
+        return call
+
+    signal.signal(signal.SIGUSR1, handle)
+    threading.Thread.PLACE = first_signalled(threading.Thread.PLACE)
+    track_compute_usage("of the program", "a", credits=1)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    assert flush(30)
+    assert [thread.name for thread in threading.enumerate()].count("otel-credits-export") == 1
+    assert (stats().recorded, stats().exported) == (2, 2)
+"""
+
+
+@pytest.mark.parametrize("place", ["__init__", "start"])
+def test_a_signal_handler_records_while_the_first_usage_does(sink: OtlpSink, place: str) -> None:
+    """A signal that comes while the first usage is starting the export thread may record usage too: nothing hangs, there is
+    one thread, and both usages are delivered."""
+    code = textwrap.dedent(SIGNALLED).replace("PLACE", place)
+    env = {**os.environ, "OTEL_CREDITS_ENDPOINT": sink.endpoint}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(users_of(sink)) == ["of the handler", "of the program"]
