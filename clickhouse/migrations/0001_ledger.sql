@@ -205,7 +205,7 @@ CREATE TABLE IF NOT EXISTS client_usages
 (
     service_name String,
     service_instance_id String COMMENT 'the process',
-    outcome LowCardinality(String) COMMENT 'charged, duplicate, quarantined',
+    outcome LowCardinality(String) COMMENT 'charged, duplicate, quarantined, not_usage; arrived: no usage unless a rule says so',
     seqs AggregateFunction(groupBitmap, UInt64)
 )
 ENGINE = AggregatingMergeTree

@@ -386,7 +386,7 @@ FROM
                             if(NOT ruled, attributes, mapUpdate(mapUpdate(map('credits.description', name),
                                 mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
                                     OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
-                                        'gen_ai.request.model', 'gen_ai.response.model'), attributes)),
+                                        'gen_ai.request.model', 'gen_ai.response.model', 'credits.seq', 'service.instance.id'), attributes)),
                                 mapUpdate(map('credits.action_type', rule_action),
                                     mapFromArrays(arrayMap(unit -> concat('credits.units.', unit), mapKeys(rule_quantities)), mapValues(rule_quantities))))) AS attributes,
                             if(charged_anyway, '', rule_id) AS rule_id)

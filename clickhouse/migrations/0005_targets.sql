@@ -121,6 +121,29 @@ FROM judged_usages
 WHERE signal = 'point' AND start_ns != 0 AND start_ns <= end_ns AND NOT startsWith(candidate.defect, 'metric_')
     AND end_ns BETWEEN 946684800000000000 AND (toUnixTimestamp64Micro(received_at) + 2678400000000) * 1000;
 
+-- Spans that the library forwarded without knowing whether they are usage. Those that no rule, or no convention, made a usage are
+-- seen by no other view, and would be missing to the process that numbered them.
+CREATE MATERIALIZED VIEW IF NOT EXISTS client_arrivals_mv TO client_usages AS
+SELECT service_name, service_instance_id, 'arrived' AS outcome, groupBitmapState(toUInt64(seq)) AS seqs
+FROM
+(
+    SELECT
+        service_name, service_instance_id,
+        arrayJoin(arrayFilter(seq -> seq > 0, arrayMap(
+            (keys, numbers) -> if(has(keys, 'credits.action_type'), 0, numbers[indexOf(keys, 'credits.seq')]),
+            ss.spans.attributes.key, ss.spans.attributes.value.int_value))) AS seq
+    FROM
+    (
+        SELECT
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS service_instance_id,
+            arrayJoin(rs.scope_spans) AS ss
+        FROM (SELECT arrayJoin(resource_spans) AS rs FROM otlp_traces)
+    )
+    WHERE service_instance_id != '' AND length(service_instance_id) <= 64
+)
+GROUP BY service_name, service_instance_id;
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS client_counters_mv TO client_counters AS
 SELECT
     service_name,

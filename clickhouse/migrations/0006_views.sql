@@ -59,6 +59,7 @@ FULL JOIN
         service_name, service_instance_id,
         toInt64(groupBitmapMerge(seqs)) AS received,
         toInt64(groupBitmapMergeIf(seqs, outcome = 'charged')) AS charged,
-        received - toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate'))) AS quarantined
+        toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate', 'quarantined')))
+            - toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate'))) AS quarantined
     FROM client_usages GROUP BY service_name, service_instance_id
 ) AS u USING (service_name, service_instance_id);

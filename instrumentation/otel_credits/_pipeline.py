@@ -97,7 +97,7 @@ class Pipeline:
     def watch_spans(self, accept: Callable[[ReadableSpan], None]) -> None:
         """Put the processor on the app's tracer provider. It hands usage spans to `accept`."""
         if self._hook is None:
-            processor = CreditsSpanProcessor(accept, self.flush, lambda: self.settings.charge_genai)
+            processor = CreditsSpanProcessor(accept, self.flush, lambda: self.settings)
             self._hook = ProviderHook(processor, self.forget_resource)
         self._hook.install()
 

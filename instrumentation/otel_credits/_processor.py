@@ -1,7 +1,8 @@
 """The span processor that watches the app's own spans: it names the user on them and picks out those that are usage.
 
 Usage spans are those with `credits.action_type`; with `OTEL_CREDITS_CHARGE_GENAI=on` also those that may be LLM calls
-(the aggregator decides which of them is). No other span leaves through the credits endpoint.
+(the aggregator decides which of them is), and with `OTEL_CREDITS_FORWARD_SPANS` those of some kinds, for the billing rules
+of the aggregator. No other span leaves through the credits endpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
 from otel_credits._context import current_usage, current_user
 from otel_credits._guard import say_once
+from otel_credits._settings import Settings
 from otel_credits._span_memory import recall, remember
 from otel_credits._usage import attributes_of, span_like
 
@@ -24,11 +26,11 @@ class CreditsSpanProcessor(SpanProcessor):
     """Hands usage spans to `accept`. It is asked on the app's threads, so it neither blocks nor raises."""
 
     def __init__(
-        self, accept: Callable[[ReadableSpan], None], flush: Callable[[float], bool], charge_genai: Callable[[], bool]
+        self, accept: Callable[[ReadableSpan], None], flush: Callable[[float], bool], settings: Callable[[], Settings]
     ) -> None:
         self._accept = accept
         self._flush = flush
-        self._charge_genai = charge_genai
+        self._settings = settings
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
@@ -45,7 +47,7 @@ class CreditsSpanProcessor(SpanProcessor):
             present = attributes_of(span)
             lost = _lost_attributes(span, present)
             attributes = {**lost, **present} if lost else present
-            if attributes and (ACTION_TYPE in attributes or (self._charge_genai() and may_be_llm_call(attributes))):
+            if is_wanted(span, attributes, self._settings()):
                 self._accept(span_like(span, attributes, span.resource) if lost else span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
@@ -55,6 +57,13 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._flush(timeout_millis / 1000)
+
+
+def is_wanted(span: ReadableSpan, attributes: Mapping[str, object], settings: Settings) -> bool:
+    """Whether a span is usage, or may be to the aggregator."""
+    if span.kind in settings.forward_spans or ACTION_TYPE in attributes:
+        return True
+    return settings.charge_genai and may_be_llm_call(attributes)
 
 
 def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:

@@ -108,6 +108,7 @@ def configure(
     service_name: str | None = None,
     charge_genai: bool | None = None,
     capture_spans: bool | None = None,
+    forward_spans: str | None = None,
     trust_baggage: bool | None = None,
     user: str | Callable[..., Any] | None = None,
     trusted_hosts: str | None = None,
@@ -138,6 +139,7 @@ def configure(
         endpoint: where usage goes: `http://host:4317` is OTLP/gRPC, `http://host:4318` is OTLP/HTTP.
         user: who the user of a FastAPI request is, for `instrument_fastapi`: a function of the request, or a text as in
             the environment.
+        forward_spans: kinds of the app's spans that are sent for billing rules to price, as in `"server,consumer"`.
         exporter: a `SpanExporter` of your own in place of OTLP (tests).
         others: as the environment variable of the same name; `_s` are seconds, `_bytes_` are bytes.
 

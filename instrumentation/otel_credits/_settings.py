@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from opentelemetry.trace import SpanKind
+
 from otel_credits._destinations import TrustedHosts
 from otel_credits._guard import note_fault
 
@@ -50,6 +52,14 @@ def _interval_s(text: str) -> float:
 def _hosts(text: str) -> str:
     TrustedHosts.parse(text)
     return text
+
+
+def _kinds(text: str) -> frozenset[SpanKind]:
+    names = {name.strip().upper() for name in text.split(",") if name.strip()}
+    unknown = names - set(SpanKind.__members__)
+    if unknown:
+        raise ValueError(f"{text!r} is not a list of span kinds (server, consumer, client, producer, internal)")
+    return frozenset(SpanKind[name] for name in names)
 
 
 def _setting(env: str, default: Any, parse: Callable[[str], Any], doc: str) -> Any:
@@ -130,6 +140,12 @@ class Settings:
         True,
         _switch,
         "see the app's own spans: send those with credits.action_type, name the user on all",
+    )
+    forward_spans: frozenset[SpanKind] = _setting(
+        "OTEL_CREDITS_FORWARD_SPANS",
+        frozenset(),
+        _kinds,
+        "kinds of the app's spans that are sent for billing rules to price: server, consumer, client, producer, internal",
     )
     trust_baggage: bool = _setting(
         "OTEL_CREDITS_TRUST_BAGGAGE",

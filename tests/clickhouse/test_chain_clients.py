@@ -12,7 +12,7 @@ from otel_credits._queue import Stats
 from otel_credits._reports import counters_request
 from otel_credits_aggregator.replay import ASSIGN, Selection, Treatment, quarantined_ids, replay_batch, run_replay
 from support.chain import Chain
-from support.otlp_build import AMOUNT, KEY, USER, attribute_list, traces, usage_span
+from support.otlp_build import AMOUNT, KEY, USER, attribute_list, span, traces, usage_span
 
 SEQ = "credits.seq"
 
@@ -85,3 +85,23 @@ def test_usage_without_a_number_is_left_out(chain: Chain) -> None:
     chain.send(sent_by("a", usage_span()), traces(usage_span({SEQ: 1})))
     assert clients(chain) == {}
     assert chain.outcomes() == {"charged": 2}
+
+
+def test_a_forwarded_span_that_is_no_usage_did_arrive(chain: Chain) -> None:
+    """A numbered span that no rule matches is neither missing nor in quarantine, also if it is sent again; one that a rule
+    charges, or puts into the quarantine, counts as that."""
+    rule = ["routes", True, "work", {"http.route": "/priced"}]
+    chain.client.insert("credit_rules", [rule], column_names=["rule_id", "enabled", "action_type", "attributes"])
+    chain.command(
+        "INSERT INTO credit_action_costs (action_type, unit, credits_per_unit, effective_from)"
+        " VALUES ('work', 'call', 1, '1990-01-01')"
+    )
+    free = span({SEQ: 1, USER: "ada", "http.route": "/free"})
+    priced = span({SEQ: 2, USER: "ada", "http.route": "/priced"})
+    nobody = span({SEQ: 3, "http.route": "/priced"})
+    forwarded = sent_by("a", free, priced, nobody, span({SEQ: 4}), numbered(5))
+    chain.send(forwarded)
+    chain.send(forwarded)
+    chain.send(report("a", 6, 6, {}, 0, 2_000))
+    assert clients(chain) == {"a": (6, 6, 0, 0, 5, 2, 1, 1)}
+    chain.assert_sums_agree()

@@ -110,6 +110,16 @@ def test_the_usage_context_reaches_the_tasks(worker: Worker, tasks: ModuleType, 
     assert (span.name, span.attributes["credits.user_id"]) == ("run/tasks_app.unnamed", "alice")
 
 
+def test_a_task_is_forwarded_with_its_user(worker: Worker, tasks: ModuleType, sink: OtlpSink) -> None:
+    """With OTEL_CREDITS_FORWARD_SPANS=consumer, an unsampled span of a task is sent with what a rule asks for and the user."""
+    with worker("-P", "threads", OTEL_CREDITS_FORWARD_SPANS="consumer", OTEL_TRACES_SAMPLER="always_off"):
+        with usage_context("alice"):
+            tasks.inherited.delay()
+        sink.wait_for(lambda: len(sink.spans()) == 2, 30)
+    (span,) = (span for span in sink.spans() if span.name == "run/tasks_app.inherited")
+    assert (span.attributes["credits.user_id"], span.attributes["celery.state"]) == ("alice", "SUCCESS")
+
+
 def test_llm_spans_under_a_task(worker: Worker, tasks: ModuleType, sink: OtlpSink) -> None:
     """LLM spans under a task know the user too, also where the official instrumentation only links its spans."""
     with worker("-P", "threads", OTEL_CREDITS_CHARGE_GENAI="on", SPAN_LINKS="on"):

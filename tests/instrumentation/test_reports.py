@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from otel_credits import _runtime, configure, flush, shutdown, track_compute_usage
 from otel_credits._endpoint import metrics_url
 from otel_credits._processor import CreditsSpanProcessor
+from otel_credits._settings import Settings
 from support.otlp_sink import OtlpSink
 from support.processes import wait_until
 
@@ -177,7 +178,7 @@ def test_the_apps_own_spans_are_numbered_too(sink: OtlpSink) -> None:
     provider = TracerProvider(
         resource=Resource({"service.name": "app", "service.instance.id": "pod-1"}), shutdown_on_exit=False
     )
-    provider.add_span_processor(CreditsSpanProcessor(pipeline.accept_span, pipeline.flush, lambda: False))
+    provider.add_span_processor(CreditsSpanProcessor(pipeline.accept_span, pipeline.flush, lambda: Settings()))
     with provider.get_tracer("app").start_as_current_span("x", attributes={"credits.action_type": "a"}) as span:
         context = span.get_span_context()
     record(1)

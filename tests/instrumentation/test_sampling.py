@@ -218,6 +218,30 @@ def test_llm_spans_when_they_are_charged(sink: OtlpSink) -> None:
     }
 
 
+def test_spans_of_the_kinds_that_are_forwarded(sink: OtlpSink) -> None:
+    """OTEL_CREDITS_FORWARD_SPANS sends spans of its kinds, sampled or not, with the user of the context, also those without
+    attributes; a kind that there is not is an error, and nothing is forwarded."""
+    code = """
+    from opentelemetry.trace import SpanKind
+    otel_credits.configure()
+    tracer = trace.get_tracer("app")
+    with tracer.start_as_current_span("nobody's", kind=SpanKind.SERVER):
+        with otel_credits.usage_context("payer"):
+            for kind in SpanKind:
+                tracer.start_span(kind.name, kind=kind).end()
+    assert otel_credits.flush(10)
+    print("null")
+    """
+    run_app(code, sink, OTEL_CREDITS_FORWARD_SPANS="surfer", OTEL_TRACES_SAMPLER="always_off")
+    assert sink.spans() == []
+    run_app(code, sink, OTEL_CREDITS_FORWARD_SPANS=" server, Consumer", OTEL_TRACES_SAMPLER="always_off")
+    assert {span.name: span.attributes.get("credits.user_id") for span in sink.spans()} == {
+        "nobody's": None,
+        "SERVER": "payer",
+        "CONSUMER": "payer",
+    }
+
+
 def test_user_survives_many_attributes(sink: OtlpSink) -> None:
     """A span that lost its oldest attributes past 128 is sent with the user of the context all the same."""
     code = """
