@@ -130,6 +130,27 @@ def test_replay_passes_on_what_is_meant(api: httpx.Client, state: AggregatorStat
     assert state.treated == [(Selection(), Treatment()), (Selection(("unpriced",), "u"), Treatment())]
 
 
+@pytest.mark.parametrize("query", ["usr=ada", "user=ada&user=bob", "=ada", "reason=a&User=ada"])
+@pytest.mark.parametrize("path", ["quarantine/assign", "quarantine/replay", "reconcile/fix"])
+def test_a_mistyped_filter_does_nothing(api: httpx.Client, state: AggregatorState, path: str, query: str) -> None:
+    """A parameter that is unknown or ambiguous is 422: without it, the call would be about everybody."""
+    body = None if path.endswith("replay") else {"user_id": "payer"} if path.endswith("assign") else {}
+    answer = api.post(f"/api/v1/{path}?{query}", json=body)
+    assert answer.status_code == 422
+    assert "is no parameter here" in answer.json()["detail"] or "more than once" in answer.json()["detail"]
+    assert not state.treated
+
+
+@pytest.mark.parametrize("enabled", [1, "yes", "true", None])
+def test_a_switch_takes_true_and_false_only(api: httpx.Client, enabled: object) -> None:
+    """What is no boolean in JSON does not switch a rule on."""
+    rule = {"rule_id": "r", "span_name": "s", "action_type": "a"}
+    assert api.post("/api/v1/rules", json=rule | {"enabled": enabled}).status_code == 422
+    assert api.post("/api/v1/rules", json=rule).status_code == 201
+    assert api.put("/api/v1/rules/r/enabled", json={"enabled": enabled}).status_code == 422
+    assert not [one for one in api.get("/api/v1/rules").json() if one["enabled"]]
+
+
 def test_prices_can_be_added_and_listed(api: httpx.Client) -> None:
     """A price is added with 201 and then listed; a negative one and a bare number as a date are refused."""
     new = {"action_type": "render", "unit": "page", "credits_per_unit": "0.0000005", "effective_from": "2026-01-02"}

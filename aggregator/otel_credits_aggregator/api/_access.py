@@ -5,6 +5,8 @@ The rule holds for paths that do not exist yet, too: what is not named here is c
 
 import re
 
+from fastapi import Depends
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,13 +14,17 @@ from otel_credits_aggregator.access import Gate, Role, Token
 from otel_credits_aggregator.api._errors import refused
 from otel_credits_aggregator.outcomes import NotPermitted, Refusal
 
-__all__ = ["AccessMiddleware"]
+__all__ = ["TAKES_TOKEN", "AccessMiddleware"]
 
 # They say nothing of anybody, and who watches a process has no token.
 _OPEN = frozenset({"/healthz", "/readyz"})
 _READING_POSTS = frozenset({"/api/v1/sql"})
 # What a token that is bound to a user may ask for; `OneUserLedger` holds it to that user.
 _OF_ONE_USER = re.compile(r"/api/v1/(users/.+/(balance|grants)|events|usage/monthly)", re.DOTALL)
+
+
+# Only says in OpenAPI that a route takes a token: whether it is a good one is asked before any route is.
+TAKES_TOKEN = Depends(HTTPBearer(auto_error=False, description="A token, if the aggregator asks for one."))
 
 
 class AccessMiddleware:

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 
 from otel_credits_aggregator.access import Gate
 from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _rules, _sql, _users
-from otel_credits_aggregator.api._access import AccessMiddleware
+from otel_credits_aggregator.api._access import TAKES_TOKEN, AccessMiddleware
 from otel_credits_aggregator.api._errors import add_error_handlers
+from otel_credits_aggregator.api._parameters import KNOWN_ONLY
 from otel_credits_aggregator.api._state import Aggregator, State
 from otel_credits_aggregator.ledger import Ledger, LocalLedger, store_id
 from otel_credits_aggregator.settings import Settings
@@ -49,5 +50,5 @@ def create_app(
     add_error_handlers(app)
     app.include_router(_operations.router)
     for part in (_users, _records, _prices, _rules, _quarantine, _sql):
-        app.include_router(part.router, prefix="/api/v1")
+        app.include_router(part.router, prefix="/api/v1", dependencies=[TAKES_TOKEN, KNOWN_ONLY])
     return app

@@ -21,7 +21,7 @@ from otel_credits_aggregator.ledger import (
 )
 from otel_credits_aggregator.outcomes import Refusal
 
-__all__ = ["ErrorDetail", "add_error_handlers", "errors", "refused"]
+__all__ = ["ErrorDetail", "add_error_handlers", "errors", "errors_with_body", "refusals", "refused"]
 
 _STATUS: Mapping[type[LedgerError], HTTPStatus] = {
     BusyError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -41,11 +41,21 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
-def errors(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for OpenAPI; every route may also answer 401, 403, 422, 429 and 503."""
+def refusals(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The `responses` for OpenAPI of a route that any caller may be refused, and that may answer these errors."""
     access = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-    always = (*access, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    return {status.value: {"model": ErrorDetail} for status in (*statuses, *always)}
+    return {status.value: {"model": ErrorDetail} for status in (*statuses, *access)}
+
+
+def errors(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The same for a route of the ledger, which may also answer 422, 429 and 503."""
+    always = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    return refusals(*statuses, *always)
+
+
+def errors_with_body(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """The same for a route that reads a body, which answers 400 to bytes that are no text at all."""
+    return errors(*statuses, HTTPStatus.BAD_REQUEST)
 
 
 def refused(refusal: Refusal) -> JSONResponse:

@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from otel_credits_aggregator.api._access import TAKES_TOKEN
+from otel_credits_aggregator.api._errors import refusals
 from otel_credits_aggregator.api._state import StateOfApp
 from otel_credits_aggregator.ledger.models import Health
 
@@ -42,7 +44,13 @@ async def readyz(state: StateOfApp) -> JSONResponse:
     return JSONResponse(ReadinessReport(ready=not missing, missing=missing).model_dump(), status)
 
 
-@router.get("/metrics", summary="Prometheus metrics, with the accounting of every span", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics, with the accounting of every span",
+    response_class=Response,
+    responses=refusals(),
+    dependencies=[TAKES_TOKEN],
+)
 async def metrics(state: StateOfApp) -> Response:
     # In threads of its own, so that routes which wait for a store that hangs do not keep the numbers from whoever looks.
     text = await anyio.to_thread.run_sync(state.aggregator.metrics.text, limiter=_scrapes())

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 
-from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
 from otel_credits_aggregator.ledger import (
     Assignment,
@@ -85,19 +85,19 @@ def replay_quarantine(ledger: LedgerOfApp, which: Which) -> Replayed:
     return ledger.replay_quarantine(which)
 
 
-@router.post("/quarantine/assign", summary="Make a user pay for usage that names nobody", responses=errors())
+@router.post("/quarantine/assign", summary="Make a user pay for usage that names nobody", responses=errors_with_body())
 def assign_quarantine(ledger: LedgerOfApp, which: Which, assignment: Assignment) -> Replayed:
     """Rows that name a user are left alone. Each decision is recorded in the table `quarantine_decisions`."""
     return ledger.assign_quarantine(which, assignment)
 
 
-@router.post("/quarantine/discard", summary="Take out what will never be charged", responses=errors())
+@router.post("/quarantine/discard", summary="Take out what will never be charged", responses=errors_with_body())
 def discard_quarantine(ledger: LedgerOfApp, which: Which, discard: Discard) -> Discarded:
     """Something must narrow it down. Each row is recorded in the table `quarantine_decisions`."""
     return ledger.discard_quarantine(which, discard)
 
 
-@router.post("/quarantine/import", summary="Receive a request that was exported", responses=errors())
+@router.post("/quarantine/import", summary="Receive a request that was exported", responses=errors_with_body())
 def import_request(ledger: LedgerOfApp, request: RawRequest) -> TakenIn:
     """As if it had been sent to the OTLP port: counted as received, and charged once however often it is imported."""
     return ledger.take_in(request)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
 from otel_credits_aggregator.ledger import (
     ClientUsage,
@@ -50,7 +50,7 @@ def list_series_faults(ledger: LedgerOfApp, limit: Limit = LIMIT) -> Sequence[Se
     return ledger.series_faults(limit)
 
 
-@router.post("/reconcile/fix", summary="Correct totals that differ from their entries", responses=errors())
+@router.post("/reconcile/fix", summary="Correct totals that differ from their entries", responses=errors_with_body())
 def fix_totals(ledger: LedgerOfApp, fix: Fix, user: QueryUserId = None) -> Sequence[Correction]:
     """Adds what is missing to each total. Each correction is recorded in the table `credit_corrections`."""
     return ledger.fix_totals(user, fix)

@@ -5,9 +5,9 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StrictBool
 
-from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
 from otel_credits_aggregator.ledger import NewRule, Rule, RuleCharge
 from otel_credits_aggregator.ledger.models import Name
@@ -23,7 +23,7 @@ class Switch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    enabled: bool
+    enabled: StrictBool
 
 
 class Sent(BaseModel):
@@ -39,18 +39,22 @@ def list_rules(ledger: LedgerOfApp) -> Sequence[Rule]:
     return ledger.rules()
 
 
-@router.post("/rules", summary="Add or replace a rule", status_code=HTTPStatus.CREATED, responses=errors())
+@router.post("/rules", summary="Add or replace a rule", status_code=HTTPStatus.CREATED, responses=errors_with_body())
 def set_rule(new: NewRule, ledger: LedgerOfApp) -> Rule:
     """It counts for spans that are received from now on, if it is enabled. What was charged stays charged."""
     return ledger.set_rule(new)
 
 
-@router.put("/rules/{rule_id:path}/enabled", summary="Switch a rule on or off", responses=errors(HTTPStatus.NOT_FOUND))
+@router.put(
+    "/rules/{rule_id:path}/enabled", summary="Switch a rule on or off", responses=errors_with_body(HTTPStatus.NOT_FOUND)
+)
 def switch_rule(rule_id: RuleId, switch: Switch, ledger: LedgerOfApp) -> Rule:
     return ledger.switch_rule(rule_id, switch.enabled)
 
 
-@router.post("/rules/{rule_id:path}/test", summary="What a rule would charge", responses=errors(HTTPStatus.NOT_FOUND))
+@router.post(
+    "/rules/{rule_id:path}/test", summary="What a rule would charge", responses=errors_with_body(HTTPStatus.NOT_FOUND)
+)
 def test_rule(rule_id: RuleId, sent: Sent, ledger: LedgerOfApp) -> Sequence[RuleCharge]:
     """Reads and prices the spans as if the rule were on, in a database of its own that is dropped afterwards."""
     return ledger.test_rule(rule_id, sent.request)

@@ -1,13 +1,12 @@
 """Read-only SQL."""
 
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._errors import errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
 
 __all__ = ["router"]
@@ -27,7 +26,7 @@ class SqlQuery(BaseModel):
     "/sql",
     summary="Run a read-only query",
     response_model=list[dict[str, Any]],
-    responses=errors(HTTPStatus.BAD_REQUEST),
+    responses=errors_with_body(),
 )
 def run_sql(body: SqlQuery, ledger: LedgerOfApp) -> JSONResponse:
     """Answers a list of objects, one a row; decimals are strings. Only this store's own tables can be read."""

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from otel_credits_aggregator.api._errors import errors
+from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, PathUserId
 from otel_credits_aggregator.ledger import Balance, Grant, NewGrant, Profile, User
 
@@ -44,7 +44,7 @@ def list_grants(user_id: PathUserId, ledger: LedgerOfApp, limit: Limit = LIMIT) 
     "/users/{user_id:any}/grants",
     summary="Grant credits",
     status_code=HTTPStatus.CREATED,
-    responses=errors(HTTPStatus.CONFLICT)
+    responses=errors_with_body(HTTPStatus.CONFLICT)
     | {HTTPStatus.OK.value: {"model": Grant, "description": "Was granted before."}},
 )
 def grant(user_id: PathUserId, new: NewGrant, ledger: LedgerOfApp, response: Response) -> Grant:
@@ -58,7 +58,7 @@ def grant(user_id: PathUserId, new: NewGrant, ledger: LedgerOfApp, response: Res
     return granted
 
 
-@router.put("/users/{user_id:any}", summary="Remember a user's email and name", responses=errors())
+@router.put("/users/{user_id:any}", summary="Remember a user's email and name", responses=errors_with_body())
 def set_user(user_id: PathUserId, profile: Profile, ledger: LedgerOfApp) -> User:
     """What is left out or empty stays as it was. Answers what is known now."""
     return ledger.set_user(user_id, profile)

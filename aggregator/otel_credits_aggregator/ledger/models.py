@@ -9,7 +9,16 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    model_validator,
+)
 
 __all__ = [
     "CREDITS_MAX",
@@ -532,7 +541,7 @@ class NewRule(_Input):
     """A billing rule, or the new text of one. All of its conditions must hold; at least one is needed."""
 
     rule_id: Name = Field(examples=["api-routes"])
-    enabled: bool = Field(False, description="Whether it counts from now on.")
+    enabled: StrictBool = Field(False, description="Whether it counts from now on.")
     priority: int = Field(100, ge=-(2**31), lt=2**31, description="Of the rules that match, the lowest number decides.")
     attributes: Conditions = Field({}, description="Attributes with exactly this text.")
     attribute_prefixes: Conditions = Field(
@@ -544,7 +553,7 @@ class NewRule(_Input):
     scope_name: Text = Field("", description="The instrumentation, by its scope's name.")
     service_name: Text = ""
     status: Literal["", "unset", "ok", "error"] = ""
-    charge_failed: bool = Field(
+    charge_failed: StrictBool = Field(
         False, description="Whether spans with status error are charged; if not, they are free."
     )
     action_type: Name = Field(description="What the span is a usage of.", examples=["api_request"])
