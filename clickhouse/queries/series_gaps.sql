@@ -1,6 +1,5 @@
--- Gaps and overlaps of the intervals of each series. An interval is compared with how far all before it reached, so that one
+-- Gaps and overlaps of the intervals of each series of a range. An interval is compared with how far all before it reached, so that one
 -- that lies within another makes no gap behind it. The same interval again is a copy.
--- The window's order is the table's, so nothing is sorted.
 SELECT
     service_name,
     series,
@@ -18,6 +17,7 @@ FROM
         max(end_ns) OVER before AS reached_ns,
         (lagInFrame(start_ns) OVER before, lagInFrame(end_ns) OVER before) AS previous
     FROM usage_intervals
+    WHERE ({after:String} = '' OR series > {after:String}) AND ({until:String} = '' OR series <= {until:String})
     WINDOW before AS (PARTITION BY series ORDER BY start_ns, end_ns ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )
 WHERE reached_ns NOT IN (0, start_ns) AND previous != (start_ns, end_ns)

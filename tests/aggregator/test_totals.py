@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from otel_credits_aggregator.ledger import Fix, LedgerError, LocalLedger, NewGrant, RemoteLedger, _totals
+from otel_credits_aggregator.ledger import Fix, LedgerError, LocalLedger, NewGrant, RemoteLedger, _ranges
 from otel_credits_aggregator.store import Client, rows
 from support.accounting import settle
 from support.api import running_api
@@ -158,7 +158,7 @@ def test_every_user_is_in_one_range(
     ledger: RemoteLedger, memory_store: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ledger that is looked at range by range is looked at whole: wrong totals are found and mended wherever they are."""
-    monkeypatch.setattr(_totals, "_RANGE_ROWS_MAX", 3)
+    monkeypatch.setattr(_ranges, "_RANGE_ROWS_MAX", 3)
     users = [f"user-{number:02}" for number in range(20)]
     usages = [Usage(user, "render", Decimal(1)) for user in users for _ in range(1 if user != "user-07" else 9)]
     insert_usages(memory_store, *usages)

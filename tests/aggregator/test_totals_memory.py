@@ -1,4 +1,4 @@
-"""Reconciling and rebuilding take bounded memory: with more events it takes longer, not more."""
+"""Reconciling (series too) and rebuilding take bounded memory: with more events it takes longer, not more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from decimal import Decimal
 
 import pytest
-from otel_credits_aggregator.ledger import RemoteLedger
+from otel_credits_aggregator.ledger import LocalLedger, RemoteLedger
 from otel_credits_aggregator.ledger import _store as store_module
 from otel_credits_aggregator.ledger import _totals as totals_module
 from otel_credits_aggregator.store import Client
@@ -48,3 +48,20 @@ def test_memory_does_not_grow_with_the_events(
         assert [(row.user_id, row.expected, row.found) for row in ledger.reconcile()] == [
             ("user-1", Decimal(0), Decimal("0.000000000001"))
         ]
+
+
+def test_memory_does_not_grow_with_the_series(
+    memory_dsn: str, memory_store: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 300 MB the intervals of all series are compared, and the one that is missing is found."""
+    limit = {"max_memory_usage": MEMORY_BYTES}
+    monkeypatch.setattr(store_module, "_LONG_READS", {**store_module._LONG_READS, **limit})
+    for first in range(0, EVENTS, BLOCK):
+        memory_store.command(
+            "INSERT INTO usage_intervals SELECT 'service', hex(sipHash128(intDiv(number, 1000))), 'user', 'action',"
+            f" 1700000000000000000 + number * 60, 1700000000000000000 + (number + 1) * 60 FROM numbers({first}, {BLOCK})"
+            " WHERE number != 4321"
+        )
+    with LocalLedger(memory_dsn) as ledger:
+        (fault,) = ledger.series_faults()
+        assert (fault.fault, fault.until_ns - fault.from_ns) == ("gap", 60)

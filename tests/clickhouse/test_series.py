@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint
 from otel_credits_aggregator.cli import app
-from otel_credits_aggregator.ledger import LocalLedger, RemoteLedger, SeriesFault
+from otel_credits_aggregator.ledger import LocalLedger, RemoteLedger, SeriesFault, _ranges
 from otel_credits_aggregator.replay import ASSIGN, Selection, Treatment, quarantined_ids, replay_batch, run_replay
 from support.api import running_api
 from support.chain import Chain
@@ -127,6 +127,21 @@ def test_the_order_of_arrival_does_not_matter(chain: Chain, ledger: LocalLedger)
     for late in shuffled:
         chain.send(sent_by("a", late))
     assert faults(ledger) == []
+
+
+def test_many_series_are_looked_at_range_by_range(
+    chain: Chain, ledger: LocalLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the series are cut into ranges, each fault is found once, and the first of them are the earliest of all."""
+    gaps = [
+        point_ for n in range(20) for point_ in (interval(n, n + 1, f"user-{n}"), interval(n + 2, n + 3, f"user-{n}"))
+    ]
+    chain.send(sent_by("a", *gaps))
+    expected = [("gap", f"user-{n}", n + 1, n + 2) for n in range(20)]
+    for rows in (1, 2, 3, 7, 39, 40, 41):
+        monkeypatch.setattr(_ranges, "_RANGE_ROWS_MAX", rows)
+        assert faults(ledger) == expected
+        assert [fault.user_id for fault in ledger.series_faults(3)] == ["user-0", "user-1", "user-2"]
 
 
 def test_what_waits_in_the_quarantine_has_arrived(chain: Chain, ledger: LocalLedger) -> None:

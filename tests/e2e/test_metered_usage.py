@@ -81,7 +81,7 @@ def test_metered_usage_is_charged_exactly(aggregator: AggregatorProcess, tmp_pat
 
 def test_points_that_are_sent_again(aggregator: AggregatorProcess, tmp_path: Path) -> None:
     """Every request of the app delivered three times, in another order, and by two runs of the app: each point is
-    charged once, and the second run's are not taken for the first one's."""
+    charged once, the second run's are not taken for the first one's, and no series has a gap or an overlap."""
     with OtlpSink() as sink:
         run_app(sink.endpoint, tmp_path)
         run_app(sink.endpoint, tmp_path)
@@ -91,6 +91,12 @@ def test_points_that_are_sent_again(aggregator: AggregatorProcess, tmp_path: Pat
     twice = {user: 2 * quantity for user, quantity in EXPECTED.items()}
     wait_until(lambda: is_settled(aggregator, 3 * sum(map(points_of, requests))), 60, "every point is accounted for")
     assert counted(aggregator) == twice
+    (stored,) = aggregator.sql(
+        "SELECT uniqExact(series) AS kinds, uniqExact(series, end_ns) AS intervals FROM usage_intervals"
+    )
+    assert stored["kinds"] >= 2 * len(EXPECTED)
+    assert stored["intervals"] > stored["kinds"]
+    assert aggregator.request("GET", "/api/v1/series") == []
 
 
 def points_of(request: bytes) -> int:

@@ -6,7 +6,7 @@ no batch and no grant of this server is under way, and only what differs each ti
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -15,10 +15,11 @@ from uuid import uuid4
 
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._queries import named_query, named_statements
+from otel_credits_aggregator.ledger._ranges import ranges, stored_ranges
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import LONG_READS, Store, store_errors
 from otel_credits_aggregator.ledger.errors import BusyError, LedgerError
-from otel_credits_aggregator.ledger.models import Correction, Difference, Fix, Rebuilt, Until
+from otel_credits_aggregator.ledger.models import Correction, Difference, Fix, Rebuilt
 from otel_credits_aggregator.outcomes import Refusal
 from otel_credits_aggregator.store import Client, rows
 
@@ -31,8 +32,6 @@ _Key = tuple[object, ...]
 _LOOKS = 5
 _LOOK_INTERVAL_S = 0.3
 _USERS_AT_ONCE = 1_000
-# Rows of one table that are looked at in one go; a user who has more is one range.
-_RANGE_ROWS_MAX = 100_000
 _PAUSE_TIMEOUT_S = 3_600.0
 _CORRECTED = (
     "user_id",
@@ -85,10 +84,9 @@ class Totals:
 
     def _suspects(self) -> list[str]:
         """Who may have a wrong total: some of them only because a batch was under way."""
-        ranges = _ranges(lambda **where: self._store.read_all(Until, "user_range", **where)[0].until)
         found = (
             row.user_id
-            for after, until in ranges
+            for after, until in stored_ranges(self._store, "user_range")
             for row in self._store.read_all(Difference, "reconcile", users=[], after=after, until=until)
         )
         return sorted(set(found))
@@ -119,15 +117,6 @@ class Totals:
                 raise BusyError("the server did not come to it in time") from None
             except Refusal as error:
                 raise BusyError(str(error)) from error
-
-
-def _ranges(until_of: Callable[..., str]) -> Iterator[tuple[str, str]]:
-    """Ranges of users (behind the first, up to the second; empty: no bound) that cover them all, each small enough."""
-    after, until = "", None
-    while until != "":
-        until = until_of(after=after, rows=_RANGE_ROWS_MAX)
-        yield after, until
-        after = until
 
 
 def _key(row: Difference) -> _Key:
@@ -172,7 +161,7 @@ def _rebuild(client: Client) -> Rebuilt:
     for statement in named_statements("rebuild"):
         client.command(statement, settings=settings)
     done = Rebuilt(user_months=0, usage_months=0, changed=0)
-    for after, until in list(_ranges(lambda **where: str(rows(client, named_query("user_range"), where)[0]["until"]))):
+    for after, until in list(ranges(lambda **where: str(rows(client, named_query("user_range"), where)[0]["until"]))):
         where = {"after": after, "until": until}
         for statement in named_statements("rebuild_range"):
             client.command(statement, parameters=where, settings=settings)

@@ -16,6 +16,7 @@ from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
 from otel_credits_aggregator.ledger._rules import insert_rule, would_charge
+from otel_credits_aggregator.ledger._series import series_faults
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
@@ -223,7 +224,7 @@ class LocalLedger:
         return self._store.read(ClientUsage, "clients", limit=limit)
 
     def series_faults(self, limit: int = LIMIT_DEFAULT) -> Sequence[SeriesFault]:
-        return self._store.read_all(SeriesFault, "series_gaps", limit=limit)
+        return series_faults(self._store, limit)
 
     def fix_totals(self, user_id: str | None, fix: Fix) -> Sequence[Correction]:
         return self._totals.fix(user_id, fix)
