@@ -13,13 +13,13 @@ from otel_credits_aggregator.privacy import stripped
 from otel_credits_aggregator.spool import Batch, Request, Spool
 from otel_credits_aggregator.store import Client, DatabaseError
 
-__all__ = ["insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
+__all__ = ["ONE_BLOCK", "insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
 
 _RAW_REASON = "request_not_insertable"
 _TARGETS = {Signal.TRACES: ("otlp_traces", "Traces"), Signal.METRICS: ("otlp_metrics", "Metrics")}
 
 # A batch must pass the chain as one block: copies of a usage within it are recognised block by block.
-_ONE_BLOCK = {
+ONE_BLOCK = {
     "max_block_size": 1 << 24,
     "max_insert_block_size": 1 << 24,
     "min_insert_block_size_rows": 1 << 24,
@@ -124,7 +124,7 @@ _ATTEMPTS_BEFORE_HALVING = 3
 
 def token_settings(token: str) -> dict[str, Any]:
     """Settings of an insert that must count once however often it is repeated."""
-    return {**_ONE_BLOCK, **_EXACTLY_ONCE, "insert_deduplication_token": token}
+    return {**ONE_BLOCK, **_EXACTLY_ONCE, "insert_deduplication_token": token}
 
 
 def insert(client: Client, spool: Spool, batch: Batch) -> None:

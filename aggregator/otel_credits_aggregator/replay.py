@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from otel_credits_aggregator.batch_insert import token_settings
+from otel_credits_aggregator.batch_insert import ONE_BLOCK, token_settings
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.spool import Batch
@@ -36,14 +36,33 @@ ROWS_LOOKED_AT_MAX = 1_000_000
 
 REPLAY, ASSIGN, DISCARD = "replay", "assign", "discard"
 
+# Its columns are found by their names.
+_FORMAT = "RowBinaryWithNames"
+
 # What the token of each insert ends with, and where the storms may cut it off.
 _FAULT_POINTS = {"": "replay_inserted", "-outcome": "replay_counted"}
 
 _CHOSEN = "quarantine_id IN ({ids:Array(UUID)})"
 
+
+@dataclass(frozen=True)
+class _Copy:
+    """Rows of the quarantine, read and then inserted elsewhere under a token that ends with `token`.
+
+    Not as one INSERT SELECT: its block is deduplicated by how the source's parts lie, token or not, so that a repetition
+    after a merge of the quarantine would count everything again.
+    """
+
+    token: str
+    table: str
+    select: str
+
+
 # A payer that was assigned is the only one that the row names from now on.
-_INTO_THE_CHAIN = f"""
-INSERT INTO usage_candidates
+_INTO_THE_CHAIN = _Copy(
+    "",
+    "usage_candidates",
+    f"""
 SELECT
     signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
     charge_genai, if({{payer:String}} = '', q.user_attributes, ['credits.user_id']) AS user_attributes, default_user, receiver,
@@ -52,25 +71,34 @@ SELECT
     if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
     double_keys, defect, rule_id, '' AS rule_action, map() AS rule_quantities
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id) AS q
-"""
-_OUT_OF_THE_COUNT = f"""
-INSERT INTO ingest_outcomes (receiver, signal, outcome, reason, items)
-SELECT receiver, signal, 'quarantined', reason, -toInt64(sum(items))
-FROM credit_quarantine WHERE {_CHOSEN} GROUP BY receiver, signal, reason
-"""
+""",
+)
+_OUT_OF_THE_COUNT = _Copy(
+    "-outcome",
+    "ingest_outcomes",
+    f"""
+SELECT receiver, signal, 'quarantined' AS outcome, q.reason AS reason, -toInt64(sum(items)) AS items
+FROM credit_quarantine AS q WHERE {_CHOSEN} GROUP BY receiver, signal, q.reason ORDER BY ALL
+""",
+)
 # What is discarded stays quarantined in the accounting, for another reason: received is still the sum.
-_COUNTED_AS_DISCARDED = f"""
-INSERT INTO ingest_outcomes (receiver, signal, outcome, reason, items)
+_COUNTED_AS_DISCARDED = _Copy(
+    "-outcome",
+    "ingest_outcomes",
+    f"""
 SELECT receiver, signal, 'quarantined' AS outcome, moved.1 AS reason, sum(moved.2) AS items
 FROM
 (
     SELECT receiver, signal, arrayJoin([(toString(q.reason), -toInt64(items)), ('discarded', toInt64(items))]) AS moved
     FROM credit_quarantine AS q WHERE {_CHOSEN}
 )
-GROUP BY receiver, signal, moved.1
-"""
-_DECIDED = f"""
-INSERT INTO quarantine_decisions
+GROUP BY receiver, signal, moved.1 ORDER BY ALL
+""",
+)
+_DECIDED = _Copy(
+    "-decision",
+    "quarantine_decisions",
+    f"""
 SELECT
     {{decision:String}} AS decision, {{decided_by:String}} AS decided_by, {{comment:String}} AS comment,
     fromUnixTimestamp64Micro({{decided_at_us:Int64}}, 'UTC') AS decided_at,
@@ -81,7 +109,8 @@ SELECT
     length(raw_request) AS raw_bytes
 FROM credit_quarantine WHERE {_CHOSEN}
 ORDER BY received_at, quarantine_id
-"""
+""",
+)
 _OUT_OF_THE_QUARANTINE = f"DELETE FROM credit_quarantine WHERE {_CHOSEN}"
 
 
@@ -172,19 +201,26 @@ def run_replay(client: Client, batch: Batch) -> None:
     ids, treatment = _contents(batch)
     parameters: dict[str, Any] = {"ids": ids, "batch_id": batch.batch_id, **asdict(treatment)}
     parameters["decision"] = {ASSIGN: "assigned", DISCARD: "discarded"}.get(treatment.action, "")
-    for name, statement in _statements(treatment.action):
-        client.command(statement, parameters=parameters, settings=token_settings(f"{batch.batch_id}{name}"))
-        if name in _FAULT_POINTS:
-            passing(_FAULT_POINTS[name])
+    for copy in _copies(treatment.action):
+        _insert_copy(client, copy, parameters)
+        if copy.token in _FAULT_POINTS:
+            passing(_FAULT_POINTS[copy.token])
     client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
 
 
-def _statements(action: str) -> list[tuple[str, str]]:
-    """The inserts of a treatment, each with what its token ends with."""
+def _copies(action: str) -> list[_Copy]:
+    """The inserts of a treatment."""
     if action == DISCARD:
-        return [("-decision", _DECIDED), ("-outcome", _COUNTED_AS_DISCARDED)]
-    charge = [("", _INTO_THE_CHAIN), ("-outcome", _OUT_OF_THE_COUNT)]
-    return [("-decision", _DECIDED), *charge] if action == ASSIGN else charge
+        return [_DECIDED, _COUNTED_AS_DISCARDED]
+    charge = [_INTO_THE_CHAIN, _OUT_OF_THE_COUNT]
+    return [_DECIDED, *charge] if action == ASSIGN else charge
+
+
+def _insert_copy(client: Client, copy: _Copy, parameters: dict[str, Any]) -> None:
+    # Row by row, so that what is inserted is one block, however many the rows were read in.
+    found = client.raw_query(copy.select, parameters=parameters, fmt=_FORMAT, settings=ONE_BLOCK)
+    token = f"{parameters['batch_id']}{copy.token}"
+    client.raw_insert(copy.table, insert_block=found, fmt=_FORMAT, settings=token_settings(token))
 
 
 def _contents(batch: Batch) -> tuple[list[str], Treatment]:

@@ -195,10 +195,19 @@ class DyingClient:
         self._left = statements
 
     def command(self, *args: Any, **options: Any) -> Any:
+        return self._next(self._client.command, args, options)
+
+    def raw_insert(self, *args: Any, **options: Any) -> Any:
+        return self._next(self._client.raw_insert, args, options)
+
+    def raw_query(self, *args: Any, **options: Any) -> bytes:
+        return self._client.raw_query(*args, **options)
+
+    def _next(self, statement: Callable[..., Any], args: Any, options: Any) -> Any:
         if self._left == 0:
             raise Killed
         self._left -= 1
-        return self._client.command(*args, **options)
+        return statement(*args, **options)
 
 
 def repeat_after(statements: int) -> Callable[[Chain, Any], None]:
@@ -223,6 +232,26 @@ def test_a_replay_that_is_cut_off_is_completed(chain: Chain, statements: int) ->
     assert chain.outcomes() == {"charged": 3, "duplicate": 1, "quarantined": 1}
     assert chain.reasons() == ["unpriced"]
     chain.assert_sums_agree()
+
+
+@pytest.mark.parametrize("treatment", [Treatment(), Treatment(ASSIGN, "ada"), Treatment(DISCARD)])
+@pytest.mark.parametrize("statements", [1, 2])
+def test_a_merge_before_the_repetition_changes_nothing(chain: Chain, statements: int, treatment: Treatment) -> None:
+    """A treatment that was cut off is completed, not repeated, though the quarantine's parts were merged meanwhile."""
+    for number in range(3):
+        chain.send(traces(*(usage_span({USER: None, AMOUNT: str(n + 1)}) for n in range(number + 2))))
+    batch = compose(chain, treatment=treatment)
+    with pytest.raises(Killed):
+        run_replay(DyingClient(chain, statements), batch)
+    chain.command("OPTIMIZE TABLE credit_quarantine FINAL")
+    run_replay(chain.client, batch)
+    left = {"charged": 9} if treatment.action == ASSIGN else {"quarantined": 9}
+    assert chain.outcomes() == left
+    assert len(chain.events()) == left.get("charged", 0)
+    decisions = chain.rows("SELECT count() AS n FROM quarantine_decisions")
+    assert decisions == [{"n": 0 if treatment == Treatment() else 9}]
+    if treatment.action != DISCARD:
+        chain.assert_sums_agree()
 
 
 def test_a_replay_that_was_complete_may_be_repeated(chain: Chain) -> None:
