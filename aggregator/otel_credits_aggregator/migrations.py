@@ -66,8 +66,8 @@ def statements(sql: str) -> Iterator[str]:
             yield "\n".join(lines).strip()
 
 
-def migrate(client: Client) -> list[Migration]:
-    """Applies what is missing, in order; returns what it applied. Running it again changes nothing.
+def migrate(client: Client, last: int | None = None) -> list[Migration]:
+    """Applies what is missing, in order, up to number `last`; returns what it applied. Running it again changes nothing.
 
     Raises:
         MigrationError: an applied file was changed since, or the store was migrated by a newer version.
@@ -79,6 +79,9 @@ def migrate(client: Client) -> list[Migration]:
     }
     known = migrations()
     _check(known, applied)
+    if last is not None:
+        _check_known(known, last)
+        known = [migration for migration in known if migration.version <= last]
     missing = [migration for migration in known if migration.version not in applied]
     for migration in missing:
         _apply(client, migration)
@@ -86,17 +89,21 @@ def migrate(client: Client) -> list[Migration]:
 
 
 def _check(known: list[Migration], applied: dict[int, str]) -> None:
-    newer = set(applied) - {migration.version for migration in known}
-    if newer:
-        raise MigrationError(
-            f"the store has migration {max(newer):04d}, which this version does not know: upgrade otel-credits"
-        )
+    if applied:
+        _check_known(known, max(applied))
     for migration in known:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
             raise MigrationError(
                 f"migration {migration.version:04d}_{migration.name} was applied with other text: "
                 "applied migrations never change; put the change into a new one"
             )
+
+
+def _check_known(known: list[Migration], version: int) -> None:
+    if version > known[-1].version:
+        raise MigrationError(
+            f"the store has migration {version:04d}, which this version does not know: upgrade otel-credits"
+        )
 
 
 def _apply(client: Client, migration: Migration) -> None:

@@ -26,7 +26,7 @@ from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
 from otel_credits_aggregator.spool_damage import Damage, Mark, checksum, set_aside_damage
 
-__all__ = ["Batch", "Request", "Spool", "Waiting"]
+__all__ = ["Batch", "Request", "Spool", "Waiting", "lock_folder_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Spool:
     """
 
     def __init__(self, path: Path, bytes_max: int, retry_delay_s: float) -> None:
-        self._lock_file = _locked(path.with_suffix(".lock"))
+        self._lock_file = lock_folder_of(path)
         self._bytes_max = bytes_max
         self._retry_delay_s = retry_delay_s
         self._bytes = 0
@@ -375,8 +375,13 @@ class Spool:
             future.set_exception(refusal)
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """Opens a file and locks it until it is closed or the process ends, however it ends."""
+def lock_folder_of(spool: Path) -> IO[bytes]:
+    """Locks the folder of a spool for this process, until the file is closed or the process ends, however it ends.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    path = spool.with_suffix(".lock")
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

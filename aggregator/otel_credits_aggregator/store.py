@@ -6,6 +6,7 @@ another (inserting, reading, the API) opens its own with :func:`connect`.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ __all__ = [
     "DatabaseError",
     "Row",
     "connect",
+    "embedded_path",
     "is_embedded",
     "json_rows",
     "rows",
@@ -39,6 +41,13 @@ READ_ONLY_SETTINGS: Mapping[str, int] = {
 def is_embedded(dsn: str) -> bool:
     """Whether the DSN names the engine in this process."""
     return urlsplit(dsn).scheme == "chdb"
+
+
+def embedded_path(dsn: str) -> Path | None:
+    """The folder of an embedded store; None for a server's, or for one in memory."""
+    parts = urlsplit(dsn)
+    path = parts.netloc or parts.path
+    return Path(path) if is_embedded(dsn) and path not in ("", "memory", ":memory:") else None
 
 
 def connect(dsn: str, answer_timeout_s: float | None = None, database: str | None = None) -> Client:

@@ -51,7 +51,7 @@ def test_the_commands_are_those_of_the_design() -> None:
     """All commands that others script against are there."""
     assert {path[0] for path in ALL_COMMANDS} == {
         *("serve", "migrate", "demo", "sql", "balance", "events", "grant"),
-        *("users", "prices", "rules", "quarantine", "reconcile", "rebuild", "tokens"),
+        *("users", "prices", "rules", "quarantine", "reconcile", "rebuild", "backup", "restore", "tokens"),
     }
     assert {("users", "set"), ("users", "list"), ("prices", "set"), ("prices", "list")} <= set(ALL_COMMANDS)
 
@@ -101,6 +101,8 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
         ("reconcile", "--series", "--clients"),
         ("reconcile", "--series", "--user", "u"),
         ("rebuild", "u"),
+        ("backup",),
+        ("restore",),
         ("rules", "set"),
         ("rules", "set", "r"),
         ("rules", "set", "r", "--action", "a"),
@@ -160,6 +162,8 @@ def test_wrong_arguments_end_with_2(run: Run, memory_store: Client, arguments: t
         (("quarantine", "replay"), "otel-credits serve"),
         (("reconcile", "--fix"), "otel-credits serve"),
         (("rebuild",), "otel-credits serve"),
+        (("backup", "some-folder"), "ClickHouse's own BACKUP"),
+        (("restore", "no-such-folder"), "OTEL_CREDITS_STORE"),
         (("quarantine", "show", "0d9e8a5c-5b1f-4a51-8f0e-2f6f1a1f4d3b"), "0d9e8a5c"),
         (("quarantine", "assign", "--reason", "no_user", "--user", "u"), "otel-credits serve"),
         (("quarantine", "discard", "--reason", "no_user", "--comment", "why"), "otel-credits serve"),

@@ -1,18 +1,21 @@
-"""What was charged, by event and by month, and whether the totals agree with it."""
+"""What was charged, by event and by month, whether the totals agree with it, and a copy of it all."""
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 from fastapi import APIRouter
 
 from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
 from otel_credits_aggregator.ledger import (
+    Backup,
     ClientUsage,
     Correction,
     Difference,
     Event,
     Fix,
     MonthlyUsage,
+    NewBackup,
     Rebuilt,
     SeriesFault,
 )
@@ -60,3 +63,11 @@ def fix_totals(ledger: LedgerOfApp, fix: Fix, user: QueryUserId = None) -> Seque
 def rebuild_totals(ledger: LedgerOfApp) -> Rebuilt:
     """Beside the old totals, which are then replaced. What arrives meanwhile waits in the spool."""
     return ledger.rebuild_totals()
+
+
+@router.post(
+    "/backup", summary="Copy the embedded store and its spool", responses=errors_with_body(HTTPStatus.CONFLICT)
+)
+def backup(ledger: LedgerOfApp, new: NewBackup) -> Backup:
+    """Into a new folder on the server's machine, as of one moment, while usage comes in. `otel-credits restore` reads it."""
+    return ledger.backup(new)

@@ -2,7 +2,7 @@
 
 import typer
 
-from otel_credits_aggregator.cli import _prices, _quarantine, _reading, _rules, _serving, _tokens, _users
+from otel_credits_aggregator.cli import _backup, _prices, _quarantine, _reading, _rules, _serving, _tokens, _users
 from otel_credits_aggregator.cli._errors import CommandGroup
 
 __all__ = ["app"]
@@ -15,5 +15,5 @@ app = typer.Typer(
     help="Credits from OpenTelemetry: run the aggregator, and read and write its ledger.",
     epilog="Settings are environment variables, OTEL_CREDITS_*. While a server runs, the commands ask it.",
 )
-for part in (_serving, _reading, _users, _prices, _rules, _quarantine, _tokens):
+for part in (_serving, _reading, _users, _prices, _rules, _quarantine, _backup, _tokens):
     part.add_to(app)

@@ -6,7 +6,6 @@ the server there is meant; another store is never used silently in its place.
 
 import fcntl
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import ValidationError
@@ -15,9 +14,9 @@ from otel_credits_aggregator.cli._errors import CommandError
 from otel_credits_aggregator.cli._settings import CommandSettings, load_settings
 from otel_credits_aggregator.ledger import Ledger, LocalLedger, RemoteLedger, store_id
 from otel_credits_aggregator.ledger.models import Health
-from otel_credits_aggregator.store import is_embedded
+from otel_credits_aggregator.store import embedded_path
 
-__all__ = ["check_not_locked", "embedded_path", "open_ledger"]
+__all__ = ["check_not_locked", "open_ledger"]
 
 _HEALTH_TIMEOUT_S = 2.0
 
@@ -34,14 +33,7 @@ def open_ledger() -> Ledger:
     if path is not None:
         _check_exists(path)
         check_not_locked(path, settings)
-    return LocalLedger(settings.dsn)
-
-
-def embedded_path(dsn: str) -> Path | None:
-    """The folder of an embedded store; None for a server's, or for one in memory."""
-    parts = urlsplit(dsn)
-    path = parts.netloc or parts.path
-    return Path(path) if is_embedded(dsn) and path not in ("", "memory", ":memory:") else None
+    return LocalLedger(settings.dsn, settings=settings)
 
 
 def check_not_locked(path: Path, settings: CommandSettings) -> None:

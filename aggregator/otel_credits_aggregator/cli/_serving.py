@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from otel_credits_aggregator.cli._ledger import check_not_locked, embedded_path
+from otel_credits_aggregator.cli._ledger import check_not_locked
 from otel_credits_aggregator.cli._settings import load_settings
+from otel_credits_aggregator.store import embedded_path
 
 __all__ = ["add_to"]
 

@@ -5,8 +5,8 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_totals`, `_read_only_sql` (what a query
-from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
+`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_totals`, `_backup`,
+`_read_only_sql` (what a query from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
 """
 
 from otel_credits_aggregator.ledger._one_user import OneUserLedger
@@ -26,6 +26,7 @@ from otel_credits_aggregator.ledger.interface import Ledger
 from otel_credits_aggregator.ledger.local import LocalLedger, store_id
 from otel_credits_aggregator.ledger.models import (
     Assignment,
+    Backup,
     Balance,
     ClientUsage,
     Correction,
@@ -36,6 +37,7 @@ from otel_credits_aggregator.ledger.models import (
     Fix,
     Grant,
     MonthlyUsage,
+    NewBackup,
     NewGrant,
     NewPrice,
     NewRule,
@@ -59,6 +61,7 @@ from otel_credits_aggregator.ledger.remote import RemoteLedger
 
 __all__ = [
     "Assignment",
+    "Backup",
     "Balance",
     "BusyError",
     "ClientUsage",
@@ -76,6 +79,7 @@ __all__ = [
     "LedgerError",
     "LocalLedger",
     "MonthlyUsage",
+    "NewBackup",
     "NewGrant",
     "NewPrice",
     "NewRule",

@@ -16,11 +16,10 @@ from uuid import uuid4
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._queries import named_query, named_statements
 from otel_credits_aggregator.ledger._ranges import ranges, stored_ranges
-from otel_credits_aggregator.ledger._server import Server
-from otel_credits_aggregator.ledger._store import LONG_READS, Store, store_errors
-from otel_credits_aggregator.ledger.errors import BusyError, LedgerError
+from otel_credits_aggregator.ledger._server import Server, undisturbed
+from otel_credits_aggregator.ledger._store import LONG_READS, Store
+from otel_credits_aggregator.ledger.errors import LedgerError
 from otel_credits_aggregator.ledger.models import Correction, Difference, Fix, Rebuilt
-from otel_credits_aggregator.outcomes import Refusal
 from otel_credits_aggregator.store import Client, rows
 
 __all__ = ["Totals"]
@@ -32,7 +31,6 @@ _Key = tuple[object, ...]
 _LOOKS = 5
 _LOOK_INTERVAL_S = 0.3
 _USERS_AT_ONCE = 1_000
-_PAUSE_TIMEOUT_S = 3_600.0
 _CORRECTED = (
     "user_id",
     "month",
@@ -110,13 +108,7 @@ class Totals:
     def _undisturbed(self, work: Callable[[Client], T]) -> T:
         """Does it while no batch and no grant of this server is under way."""
         assert self._server is not None
-        with self._grants.lock, store_errors():
-            try:
-                return self._server.between_batches(work).result(_PAUSE_TIMEOUT_S)
-            except TimeoutError:
-                raise BusyError("the server did not come to it in time") from None
-            except Refusal as error:
-                raise BusyError(str(error)) from error
+        return undisturbed(self._server, self._grants.lock, work)
 
 
 def _key(row: Difference) -> _Key:

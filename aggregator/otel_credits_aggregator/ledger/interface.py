@@ -6,6 +6,7 @@ from uuid import UUID
 
 from otel_credits_aggregator.ledger.models import (
     Assignment,
+    Backup,
     Balance,
     ClientUsage,
     Correction,
@@ -16,6 +17,7 @@ from otel_credits_aggregator.ledger.models import (
     Fix,
     Grant,
     MonthlyUsage,
+    NewBackup,
     NewGrant,
     NewPrice,
     NewRule,
@@ -142,6 +144,12 @@ class Ledger(Protocol):
 
     def rebuild_totals(self) -> Rebuilt:
         """Make all totals anew from the events and grants, and put them in the place of the old ones."""
+
+    def backup(self, new: NewBackup) -> Backup:
+        """Copy an embedded store and its spool, as they are at one moment, while both are in use.
+
+        Raises InvalidRequestError if the path cannot be a new folder outside the data folder.
+        """
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         """Run a read-only query. Decimals are strings. Raises InvalidQueryError."""

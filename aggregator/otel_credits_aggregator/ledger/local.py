@@ -5,12 +5,14 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from clickhouse_connect.driver.exceptions import OperationalError
 from pydantic import BaseModel
 
+from otel_credits_aggregator.ledger._backup import Backups
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
@@ -28,6 +30,7 @@ from otel_credits_aggregator.ledger.errors import (
 from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
+    Backup,
     Balance,
     ClientUsage,
     Correction,
@@ -38,6 +41,7 @@ from otel_credits_aggregator.ledger.models import (
     Fix,
     Grant,
     MonthlyUsage,
+    NewBackup,
     NewGrant,
     NewPrice,
     NewRule,
@@ -86,7 +90,7 @@ class LocalLedger:
     Args:
         dsn: the store; it must be migrated.
         server: the running server around it; None where there is none, and then what only a server can do is refused.
-        settings: what a test of a rule reads spans by; None: those of the environment.
+        settings: where the spool is, and what a test of a rule reads spans by; None: those of the environment.
         reads: how many balance reads and the like run at once.
         queries: how many queries from outside run at once.
     """
@@ -106,6 +110,7 @@ class LocalLedger:
         self._grants = Grants(self._store)
         self._quarantine = Quarantine(self._store, server)
         self._totals = Totals(self._store, self._grants, server)
+        self._backups = Backups(dsn, settings, self._grants, server)
         self._queries = ClientPool(dsn, _QUERIES_FROM_OUTSIDE, size=queries, wait_s=_QUERY_WAIT_S)
 
     def __enter__(self) -> Self:
@@ -231,6 +236,9 @@ class LocalLedger:
 
     def rebuild_totals(self) -> Rebuilt:
         return self._totals.rebuild()
+
+    def backup(self, new: NewBackup) -> Backup:
+        return self._backups.take(Path(new.path))
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         with _query_errors(), self._queries.client() as client:

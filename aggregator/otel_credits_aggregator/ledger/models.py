@@ -450,6 +450,24 @@ class Rebuilt(_Row):
     changed: int
 
 
+class Backup(_Row):
+    """A backup that was taken: its folder on the server's machine, the moment it shows, and its size."""
+
+    path: str
+    taken_at: Utc
+    files: int
+    bytes: int
+
+
+class NewBackup(_Input):
+    """Where a backup is to be."""
+
+    path: Name = Field(
+        description="A folder on the server's machine that does not exist yet, as an absolute path.",
+        examples=["/mnt/backups/2026-11-24"],
+    )
+
+
 class QuarantineFilter(_Input):
     """Which quarantined usages are meant: those that match all that is given.
 

@@ -25,6 +25,7 @@ from otel_credits_aggregator.ledger.errors import (
 from otel_credits_aggregator.ledger.interface import EVERYTHING, LIMIT_DEFAULT
 from otel_credits_aggregator.ledger.models import (
     Assignment,
+    Backup,
     Balance,
     ClientUsage,
     Correction,
@@ -35,6 +36,7 @@ from otel_credits_aggregator.ledger.models import (
     Fix,
     Grant,
     MonthlyUsage,
+    NewBackup,
     NewGrant,
     NewPrice,
     NewRule,
@@ -190,6 +192,9 @@ class RemoteLedger:
 
     def rebuild_totals(self) -> Rebuilt:
         return Rebuilt.model_validate_json(self._call("POST", "/rebuild"))
+
+    def backup(self, new: NewBackup) -> Backup:
+        return Backup.model_validate_json(self._call("POST", "/backup", new))
 
     def sql(self, query: str) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self._answer("POST", "/sql", {"query": query}).json()
