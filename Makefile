@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
+# Two files of tests at once; PARALLEL= runs one after the other.
+PARALLEL ?= --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench collector constraints clean
@@ -31,10 +33,10 @@ serve: $(STAMP) ## Run the aggregator with the embedded store in ./otel-credits-
 	$(BIN)/otel-credits serve
 
 test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed at its end)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" $(PARALLEL)
 
 test-long: $(STAMP) system ## Run the suites that take minutes
-	$(BIN)/python -m pytest -m long --timeout 1800
+	$(BIN)/python -m pytest -m long --timeout 2700 $(PARALLEL)
 
 storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=N for another number
 	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)
