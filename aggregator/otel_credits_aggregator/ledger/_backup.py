@@ -35,6 +35,7 @@ _FROZEN = "otel_credits_backup_"
 _STORE = """
 SELECT (SELECT path FROM system.disks WHERE name = 'default') AS root, max(version) AS migration FROM schema_migrations
 """
+_NAME_BYTES_MAX = 200
 _TABLES = """
 SELECT name, data_paths[1] AS path FROM system.tables
 WHERE database = currentDatabase() AND engine LIKE '%MergeTree' AND name NOT LIKE '%\\_rebuilt'
@@ -75,9 +76,9 @@ class Backups:
         if store is None:
             raise LedgerError("only an embedded store on disk is backed up; for a server, use ClickHouse's own BACKUP")
         data_dir = (self._settings or Settings()).data_dir
-        _check_target(path, store.resolve(), data_dir.resolve())
         with self._one_at_a_time:
             try:
+                _check_target(path, store.resolve(), data_dir.resolve())
                 return self._take(path, store, data_dir / SPOOL)
             except (OSError, sqlite3.Error) as error:
                 raise LedgerError(f"the backup could not be made: {error}") from error
@@ -156,8 +157,11 @@ def _copy_spool(spool: sqlite3.Connection, target: Path) -> CopiedFile:
 
 
 def _check_target(path: Path, *ours: Path) -> None:
-    if not path.is_absolute():
+    if not path.is_absolute() or "\0" in str(path):
         raise InvalidRequestError(f"the path of a backup is absolute, {str(path)!r} is not")
+    # Room for what is added to the name while the backup is made.
+    if len(os.fsencode(path.name)) > _NAME_BYTES_MAX:
+        raise InvalidRequestError(f"the name of a backup's folder has at most {_NAME_BYTES_MAX} bytes")
     if path.exists() or path.is_symlink():
         raise InvalidRequestError(f"{path} exists already: a backup makes a new folder")
     if not path.parent.is_dir():
