@@ -23,7 +23,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OTEL_CREDITS_", extra="ignore")
 
-    data_dir: Path = Field(Path("otel-credits-data"), description="Folder of the spool and of the embedded store.")
+    data_dir: Path = Field(
+        Path("otel-credits-data"),
+        description="Folder of the spool and of the embedded store.",
+        validate_default=True,
+    )
     store: str = Field(
         "",
         description="clickhouse-connect DSN of the store: `chdb:///path`, `clickhouse://user:password@host:8123/db`, "
@@ -84,6 +88,17 @@ class Settings(BaseSettings):
         20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool."
     )
 
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # Once, at the start: chDB changes the process's working folder while it is imported, in whatever thread that is.
+        return value.absolute()
+
+    @field_validator("tokens_file", "tls_cert_file", "tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _absolute_if_named(cls, value: str) -> str:
+        return str(Path(value).absolute()) if value else value
+
     @field_validator("store")
     @classmethod
     def _known_store(cls, value: str) -> str:
@@ -132,4 +147,4 @@ class Settings(BaseSettings):
     @property
     def dsn(self) -> str:
         """The store's DSN, the default filled in."""
-        return self.store or f"chdb://{(self.data_dir / 'store').resolve()}"
+        return self.store or f"chdb://{self.data_dir / 'store'}"

@@ -91,6 +91,17 @@ def test_the_store_is_in_the_data_folder_unless_named(monkeypatch: pytest.Monkey
     assert settings_of(monkeypatch, store="clickhouse://host").dsn == "clickhouse://host"
 
 
+def test_paths_do_not_depend_on_a_later_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Relative paths are those of the folder that the process was started in, whatever changes its folder later."""
+    monkeypatch.chdir(tmp_path)
+    default = settings_of(monkeypatch)
+    read = settings_of(monkeypatch, data_dir="data", tokens_file="tokens.json")
+    monkeypatch.chdir("/")
+    assert (read.dsn, read.tokens_path) == (f"chdb://{tmp_path}/data/store", tmp_path / "tokens.json")
+    assert default.dsn == f"chdb://{tmp_path}/otel-credits-data/store"
+    assert default.tokens_path == tmp_path / "otel-credits-data" / "tokens.json"
+
+
 WRONG = {
     "store": ["mysql://host/db", "localhost:8123", "/var/lib/store"],
     "grpc_port": ["0", "65536", "-1", "4317.5", "grpc", ""],
