@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from uuid import UUID
 
 import otel_credits_aggregator.ledger
 from otel_credits_aggregator.ledger._queries import named_query
@@ -10,7 +11,23 @@ from otel_credits_aggregator.store import Client, rows
 from support.store import Usage, insert_usages
 
 _FILES = sorted((clickhouse_folder() / "queries").glob("*.sql"))
-_PARAMETERS = {"user_id": "u", "limit": 10, "reason": "", "grant_id": "g", "month": "2026-01-01"}
+_PARAMETERS = {
+    "user_id": "u",
+    "users": ["u"],
+    "after": "",
+    "until": "v",
+    "rows": 10,
+    "limit": 10,
+    "reason": "",
+    "since_us": 0,
+    "until_us": 1,
+    "event_id": str(UUID(int=1)),
+    "event_ids": [str(UUID(int=1))],
+    "quarantine_id": str(UUID(int=1)),
+    "grant_id": "g",
+    "rule_id": "r",
+    "month": "2026-01-01",
+}
 
 
 def _names_in_code() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import random
@@ -187,7 +188,7 @@ def _change_json(document: Any, rng: random.Random) -> None:
             if rng.random() < 0.2:
                 del document[key]
             else:
-                document[key] = rng.choice(_ODD_VALUES)
+                document[key] = copy.deepcopy(rng.choice(_ODD_VALUES))
             return
         document = document[key]
 
