@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import otel_credits_aggregator.ledger
-from otel_credits_aggregator.ledger._queries import named_query
+from otel_credits_aggregator.ledger._queries import named_query, named_statements
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.store import Client, rows
 from support.store import Usage, insert_usages
@@ -48,10 +48,11 @@ def test_every_query_is_used_and_explained() -> None:
 
 
 def test_every_query_runs_as_it_is(memory_store: Client) -> None:
-    """Each query runs on a migrated store with its parameters bound by the server."""
+    """Each statement runs on a migrated store with its parameters bound by the server."""
     for path in _FILES:
-        given = {name: value for name, value in _PARAMETERS.items() if f"{{{name}:" in path.read_text("utf-8")}
-        rows(memory_store, named_query(path.stem), given)
+        for statement in named_statements(path.stem):
+            given = {name: value for name, value in _PARAMETERS.items() if f"{{{name}:" in statement}
+            memory_store.command(statement, parameters=given)
 
 
 def test_events_of_a_user_read_only_theirs(memory_store: Client) -> None:
