@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
-# Two files of tests at once; PARALLEL= runs one after the other.
+# Two files of tests at once; PARALLEL= runs one after the other. The long ones, which load the machine themselves, always do.
 PARALLEL ?= --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed 
 	$(BIN)/python -m pytest -m "not long" $(PARALLEL)
 
 test-long: $(STAMP) system ## Run the suites that take minutes
-	$(BIN)/python -m pytest -m long --timeout 2700 $(PARALLEL)
+	$(BIN)/python -m pytest -m long --timeout 2700
 
 storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=N for another number
 	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)
