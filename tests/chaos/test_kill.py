@@ -6,6 +6,7 @@ import random
 import time
 from pathlib import Path
 
+import pytest
 from support.chaos import Oracle, assert_nothing_lost_or_doubled, new_seed, sending
 from support.processes import AggregatorProcess, accepts_connections
 
@@ -40,6 +41,7 @@ def kill_often(data_dir: Path, kills: int) -> None:
     assert [*elsewhere.iterdir(), *(data_dir / "data" / "tmp").iterdir()] == []
 
 
-def test_a_dozen_kills_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Killed 12 times at random moments under load with resending clients, every user's credits are exact."""
-    kill_often(tmp_path, kills=12)
+@pytest.mark.timeout(900)
+def test_thirty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Killed 30 times at random moments under load with resending clients, every user's credits are exact."""
+    kill_often(tmp_path, kills=30)
