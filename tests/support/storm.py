@@ -197,8 +197,13 @@ class Storm:
 
     def _befall(self) -> None:
         """Lets something happen to the next insert, sometimes."""
-        if self._store is not None and self._rng.random() < 0.5:
-            self._store.add_fault(self._rng.choice(_UNCERTAIN))
+        fault = self._rng.choice(_UNCERTAIN) if self.server_mode and self._rng.random() < 0.5 else None
+        while self._store is not None and fault is not None:
+            # An insert of the process that was killed may still be under way there, and end the store only now.
+            with suppress(httpx.HTTPError):
+                self._store.add_fault(fault)
+                return
+            self._heal()
 
     def _heal(self) -> None:
         store = self._store
