@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import pytest
 from otel_credits_aggregator.migrations import migrate
-from otel_credits_aggregator.store import Client, connect
+from otel_credits_aggregator.store import Client, connect, rows
 
 __all__ = ["Usage", "insert_usages", "memory_dsn", "memory_engine", "memory_store"]
 
@@ -41,18 +41,20 @@ def memory_engine() -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def migrated_databases(memory_engine: Client) -> MigratedDatabases:
+    """Databases as the migrations leave them, to be used by one test after the other."""
+    return MigratedDatabases(memory_engine)
+
+
 @pytest.fixture
-def memory_dsn(memory_engine: Client) -> Iterator[str]:
+def memory_dsn(migrated_databases: MigratedDatabases) -> Iterator[str]:
     """The DSN of an empty, migrated database of the test's own; connect as many clients as needed."""
-    database = f"test_{uuid.uuid4().hex}"
-    memory_engine.command(f"CREATE DATABASE {database}")
-    dsn = f"chdb://memory/{database}"
+    database = migrated_databases.take()
     try:
-        with connect(dsn) as client:
-            migrate(client)
-        yield dsn
+        yield dsn_of(database)
     finally:
-        memory_engine.command(f"DROP DATABASE {database} SYNC")
+        migrated_databases.give_back(database)
 
 
 @pytest.fixture
@@ -60,6 +62,65 @@ def memory_store(memory_dsn: str) -> Iterator[Client]:
     """A client of an empty, migrated database of the test's own."""
     with connect(memory_dsn) as client:
         yield client
+
+
+class MigratedDatabases:
+    """Lends empty, migrated databases.
+
+    Migrating takes longer than most tests, so a database is used again after its tables were emptied and those that the
+    migrations fill were filled as they were. It is dropped instead if a test changed its schema, or if what it then
+    holds is not what the migrations leave.
+    """
+
+    def __init__(self, engine: Client) -> None:
+        self._engine = engine
+        self._free: list[str] = []
+        # Never lent: what a database is compared with, and filled from.
+        self._pattern = self._migrated()
+        self._schema, self._row_counts = self._describe(self._pattern)
+
+    def take(self) -> str:
+        """The name of an empty, migrated database."""
+        return self._free.pop() if self._free else self._migrated()
+
+    def give_back(self, database: str) -> None:
+        """A test is done with it."""
+        schema, row_counts = self._describe(database)
+        if schema == self._schema:
+            self._reset(database, {table for table, count in row_counts.items() if count})
+            if self._describe(database) == (self._schema, self._row_counts):
+                self._free.append(database)
+                return
+        self._engine.command(f"DROP DATABASE {database} SYNC")
+
+    def _migrated(self) -> str:
+        database = f"test_{uuid.uuid4().hex}"
+        self._engine.command(f"CREATE DATABASE {database}")
+        with connect(dsn_of(database)) as client:
+            migrate(client)
+        return database
+
+    def _describe(self, database: str) -> tuple[dict[str, str], dict[str, int]]:
+        """The statement that makes each table and view, and how many rows each table has."""
+        found = rows(
+            self._engine,
+            "SELECT name, create_table_query AS statement, total_rows FROM system.tables WHERE database = {name:String}",
+            {"name": database},
+        )
+        statements = {row["name"]: row["statement"].replace(database, "") for row in found}
+        return statements, {row["name"]: row["total_rows"] for row in found if row["total_rows"] is not None}
+
+    def _reset(self, database: str, used: set[str]) -> None:
+        for table in used:
+            self._engine.command(f"TRUNCATE TABLE {database}.{table}")
+        for table, count in self._row_counts.items():
+            if count:
+                self._engine.command(f"INSERT INTO {database}.{table} SELECT * FROM {self._pattern}.{table}")
+
+
+def dsn_of(database: str) -> str:
+    """The DSN of a database of this process's in-memory engine."""
+    return f"chdb://memory/{database}"
 
 
 @dataclass(frozen=True)
