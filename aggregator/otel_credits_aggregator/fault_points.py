@@ -27,6 +27,7 @@ FAULT_POINTS = (
     "batch_forgotten",  # the spool has dropped it
     "batch_split",  # a batch that was refused is replaced by its halves
     "raw_quarantined",  # a request that cannot be inserted is in the quarantine, and still in the spool
+    "replay_decided",  # it is recorded who assigned or discarded quarantined rows, and nothing else was done
     "replay_inserted",  # quarantined rows went through the chain, and still are in the quarantine
     "replay_counted",  # they are taken off the count, too, and still are in the quarantine
     "stop_begun",  # nothing new is received, what waits is not inserted

@@ -40,7 +40,7 @@ REPLAY, ASSIGN, DISCARD = "replay", "assign", "discard"
 _FORMAT = "RowBinaryWithNames"
 
 # What the token of each insert ends with, and where the storms may cut it off.
-_FAULT_POINTS = {"": "replay_inserted", "-outcome": "replay_counted"}
+_FAULT_POINTS = {"-decision": "replay_decided", "": "replay_inserted", "-outcome": "replay_counted"}
 
 _CHOSEN = "quarantine_id IN ({ids:Array(UUID)})"
 
@@ -203,8 +203,7 @@ def run_replay(client: Client, batch: Batch) -> None:
     parameters["decision"] = {ASSIGN: "assigned", DISCARD: "discarded"}.get(treatment.action, "")
     for copy in _copies(treatment.action):
         _insert_copy(client, copy, parameters)
-        if copy.token in _FAULT_POINTS:
-            passing(_FAULT_POINTS[copy.token])
+        passing(_FAULT_POINTS[copy.token])
     client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
 
 

@@ -32,11 +32,16 @@ from support.otlp_clients import GrpcClient, post
 from support.processes import AggregatorProcess, wait_until
 
 __all__ = [
+    "BROKEN",
+    "UNNAMED",
     "Load",
     "Oracle",
     "ResendingClient",
     "assert_nothing_lost_or_doubled",
+    "assign_unnamed",
+    "discard_broken",
     "new_seed",
+    "quarantined",
     "sending",
     "set_late_price",
 ]
@@ -47,6 +52,9 @@ USERS: Final = tuple(f"user-{number}" for number in range(12))
 MODEL: Final = "claude-sonnet-4-5-20250929"
 INPUT_PRICE, CACHE_READ_PRICE, OUTPUT_PRICE = Decimal("0.000003"), Decimal("0.0000003"), Decimal("0.000015")
 CALL_PRICES: Final = {"workflow_execution": Decimal("0.001"), "youtube_sync": Decimal("0.005")}
+# Who pays, in a run with everything, for usage that names nobody; what can never be charged is discarded there.
+ASSIGNED_TO: Final = "assigned-to"
+UNNAMED, BROKEN = "no_user", "not_a_number"
 # An action without a price until the end of a run.
 UNPRICED_ACTION: Final = "priced_later"
 LATE_PRICE: Final = Decimal("0.0375")
@@ -83,7 +91,7 @@ class Load:
     def __init__(self, seed: str, oracle: Oracle, *, everything: bool = False) -> None:
         self._rng = random.Random(seed)
         self._oracle = oracle
-        self._unpriced = 0.3 if everything else 0.0
+        self._everything = everything
 
     def spans(self, number: int) -> list[Span]:
         """New spans: usages of every kind of price, and some that cannot or need not be charged."""
@@ -101,14 +109,13 @@ class Load:
 
     def _span(self) -> Span:
         rng, user = self._rng, self._rng.choice(USERS)
-        kinds = ("amount", "call", "tokens", "unpriced", "no usage", "no user")
-        kind = rng.choices(kinds, (4, 3, 3, self._unpriced, 1, 0.3))[0]
+        kinds = ("amount", "call", "tokens", "no usage", "no user", "unpriced", "broken")
+        kind = rng.choices(kinds, (4, 3, 3, 1, 0.3, *((0.3, 0.3) if self._everything else (0, 0))))[0]
         attributes: dict[str, object] = {otlp.ACTION: "bulk_operation", otlp.USER: user}
         credits = Decimal(0)
         match kind:
             case "amount":
-                credits = Decimal(rng.randrange(1, 10**9)).scaleb(-rng.randrange(13))
-                attributes[otlp.AMOUNT] = f"{credits:f}"
+                credits = self._amount(attributes)
                 if rng.random() < 0.3:
                     attributes[otlp.KEY] = uuid.UUID(bytes=rng.randbytes(16)).hex
             case "call":
@@ -128,16 +135,25 @@ class Load:
                 del attributes[otlp.ACTION]
             case "no user":
                 del attributes[otlp.USER]
-        if kind not in ("no usage", "no user"):
+                user, credits = ASSIGNED_TO, self._amount(attributes)
+            case "broken":
+                attributes[otlp.AMOUNT] = "no number"
+        if kind not in ("no usage", "broken") and (kind != "no user" or self._everything):
             self._oracle.expect(user, credits)
         end_ns = time.time_ns() - rng.randrange(_HOUR_NS)
         return otlp.span(attributes, trace_id=rng.randbytes(16), span_id=rng.randbytes(8), end_ns=end_ns)
+
+    def _amount(self, attributes: dict[str, object]) -> Decimal:
+        credits = Decimal(self._rng.randrange(1, 10**9)).scaleb(-self._rng.randrange(13))
+        attributes[otlp.AMOUNT] = f"{credits:f}"
+        return credits
 
 
 class ResendingClient(threading.Thread):
     """Sends new spans until `finish()`; each is acknowledged at last, in the first request that held it or in a later one.
 
-    With `everything` among them are spans that have no price until the end, and the pauses are long enough for a storm.
+    With `everything` among them are spans that have no price until the end, spans that are charged to whom they are
+    assigned to, and spans that are discarded; and the pauses are long enough for a storm.
     """
 
     def __init__(self, aggregator: AggregatorProcess, seed: str, oracle: Oracle, *, everything: bool = False) -> None:
@@ -258,8 +274,37 @@ def set_late_price(aggregator: AggregatorProcess) -> None:
     """Prices what had none, and waits until all of it is charged."""
     price = {"action_type": UNPRICED_ACTION, "unit": "call", "credits_per_unit": str(LATE_PRICE), "source": "test"}
     aggregator.request("POST", "/api/v1/prices", json=price)
-    series = 'otel_credits_spans_quarantined_total{reason="unpriced"}'
-    wait_until(lambda: not aggregator.metrics().get(series), 60, "everything unpriced is charged")
+    wait_until(lambda: not quarantined(aggregator, "unpriced"), 60, "everything unpriced is charged")
+
+
+def quarantined(aggregator: AggregatorProcess, reason: str) -> int:
+    """How many spans are quarantined for that reason."""
+    return int(aggregator.metrics().get(f'otel_credits_spans_quarantined_total{{reason="{reason}"}}', 0))
+
+
+def assign_unnamed(aggregator: AggregatorProcess) -> None:
+    """Has usage that names nobody paid."""
+    assignment = {"user_id": ASSIGNED_TO, "comment": "test"}
+    aggregator.request("POST", "/api/v1/quarantine/assign", params={"reason": UNNAMED}, json=assignment)
+
+
+def discard_broken(aggregator: AggregatorProcess) -> None:
+    """Takes out what can never be charged."""
+    aggregator.request("POST", "/api/v1/quarantine/discard", params={"reason": BROKEN}, json={"comment": "test"})
+
+
+def decide_the_rest(aggregator: AggregatorProcess) -> None:
+    """Assigns and discards what is left, and asserts that each decision of the run is recorded and counted once."""
+    assign_unnamed(aggregator)
+    discard_broken(aggregator)
+    settle(aggregator)
+    assert [quarantined(aggregator, reason) for reason in (UNNAMED, BROKEN)] == [0, 0]
+    decided = aggregator.sql(
+        "SELECT decision, sum(items) AS items, count() - uniqExact(quarantine_id) AS repeated"
+        " FROM quarantine_decisions GROUP BY decision ORDER BY decision"
+    )
+    assert [(one["decision"], one["repeated"]) for one in decided] == [("assigned", 0), ("discarded", 0)]
+    assert decided[1]["items"] == quarantined(aggregator, "discarded")
 
 
 def assert_nothing_lost_or_doubled(
@@ -269,6 +314,7 @@ def assert_nothing_lost_or_doubled(
     aggregator.wait_ready()
     settle(aggregator)
     set_late_price(aggregator)
+    decide_the_rest(aggregator)
     sums = settle(aggregator)
     print(f"{sums}, {sum(client.resent_requests for client in sent)} requests sent again")
     assert sums.charged == oracle.usages

@@ -22,7 +22,16 @@ import httpx
 from otel_credits_aggregator.fault_points import FAULT_POINTS
 
 from support.accounting import Accounting
-from support.chaos import Oracle, assert_nothing_lost_or_doubled, sending
+from support.chaos import (
+    BROKEN,
+    UNNAMED,
+    Oracle,
+    assert_nothing_lost_or_doubled,
+    assign_unnamed,
+    discard_broken,
+    quarantined,
+    sending,
+)
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.figures import record
 from support.otlp_build import traces, usage_span
@@ -49,7 +58,12 @@ _AT_MIGRATION: Final = (
     "migration_statement:9",
     "migration_unrecorded:2",
 )
-_AT_REPLAY: Final = frozenset({"replay_inserted", "replay_counted"})
+# What people do to the quarantine, of which each passes these points.
+_TREATMENTS: Final = {
+    "replay_decided": ("assign", "discard"),
+    "replay_inserted": ("replay", "assign"),
+    "replay_counted": ("replay", "assign", "discard"),
+}
 _AT_ISOLATION: Final = frozenset({"batch_split", "raw_quarantined"})
 # Field 1 of a ResourceSpans as a number: an unknown field to a protobuf library, an exception to the store.
 _NOT_INSERTABLE: Final = bytes([0x0A, 0x02, 0x08, 0x01])
@@ -91,6 +105,7 @@ class Storm:
     server_mode: bool = False
     hits: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
+    treatments: Counter[str] = field(default_factory=Counter)
     _rng: random.Random = field(init=False)
     _store: ClickHouseHttp | None = field(init=False, default=None)
 
@@ -153,7 +168,7 @@ class Storm:
 
     def _fatal(self, name: str) -> str:
         """At which passing, and how much later: at once half the time, else while what follows is under way."""
-        passing = 1 if name in _AT_STOP | _AT_REPLAY | _AT_ISOLATION else self._rng.randint(1, 5)
+        passing = 1 if name in _AT_STOP | _AT_ISOLATION or name in _TREATMENTS else self._rng.randint(1, 5)
         late = name not in _AT_STOP and self._rng.random() < 0.5
         return f"{name}:{passing}:{self._rng.uniform(0.001, 0.08):.4f}" if late else f"{name}:{passing}"
 
@@ -168,10 +183,23 @@ class Storm:
                 aggregator.wait_for(lambda: accepts_connections(aggregator.http_port), PATIENCE_S, "it listens")
                 for _ in range(2):
                     post(aggregator.http_endpoint, traces(usage_span()).SerializeToString() + _NOT_INSERTABLE)
-        elif name in _AT_REPLAY:
-            # What has no user is quarantined again, by a replay like any other.
+        elif name in _TREATMENTS:
+            treatment = self._rng.choice(_TREATMENTS[name])
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
                 aggregator.wait_ready()
+                self._treat(aggregator, treatment)
+
+    def _treat(self, aggregator: AggregatorProcess, treatment: str) -> None:
+        reason = BROKEN if treatment == "discard" else UNNAMED
+        aggregator.wait_for(lambda: quarantined(aggregator, reason), PATIENCE_S, f"there is something to {treatment}")
+        self.treatments[treatment] += 1
+        match treatment:
+            case "assign":
+                assign_unnamed(aggregator)
+            case "discard":
+                discard_broken(aggregator)
+            case _:
+                # What has no user is quarantined again, by a replay like any other.
                 aggregator.request("POST", "/api/v1/quarantine/replay", json={})
 
     def _wait_until_dead(self, aggregator: AggregatorProcess) -> None:
@@ -218,7 +246,7 @@ class Storm:
 
     def _record(self, sums: Accounting, kills: int) -> None:
         assert sum(self.hits.values()) == kills
-        print(f"{kills} kills: {dict(self.hits)}; not passed in time: {dict(self.missed)}")
+        print(f"{kills} kills: {dict(self.hits)}; not passed in time: {dict(self.missed)}; {dict(self.treatments)}")
         record("kills", store="server" if self.server_mode else "embedded", kills=kills, by_moment=dict(self.hits))
         record("duplicates", sent=sums.duplicate, charged_twice=0)
 
