@@ -21,7 +21,6 @@ from otel_credits_aggregator.ledger import (
     QuarantineFilter,
     RemoteLedger,
 )
-from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.store import Client, connect
 from support.api import running_api
 from support.otlp_build import span, traces
@@ -59,7 +58,7 @@ Opener = Callable[[str], AbstractContextManager[Ledger]]
 _KINDS: dict[str, tuple[str, Opener]] = {
     "embedded": ("memory_dsn", _embedded),
     "api": ("memory_dsn", _over_api),
-    "server": ("clickhouse_http_dsn", _embedded),
+    "server": ("server_dsn", _embedded),
 }
 
 
@@ -74,9 +73,6 @@ def dsn(kind: str, request: pytest.FixtureRequest) -> str:
     """The DSN of an empty, migrated store."""
     name = _KINDS[kind][0]
     found: str = request.getfixturevalue(name)
-    if name != "memory_dsn":
-        with connect(found) as client:
-            migrate(client)
     return found
 
 

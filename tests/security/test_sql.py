@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from otel_credits_aggregator.ledger import InvalidQueryError, Ledger, LocalLedger, local
-from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.store import Client, connect
 from support.sql_attacks import BOMBS, LISTS_WITHOUT_OTHERS, REFUSED, tried
 from support.store import Usage, insert_usages
@@ -27,13 +26,10 @@ NOT_SQL = (
 )
 
 
-@pytest.fixture(params=["memory_dsn", "clickhouse_http_dsn"])
+@pytest.fixture(params=["memory_dsn", "server_dsn"])
 def dsn(request: pytest.FixtureRequest) -> str:
     """The DSN of a migrated store, embedded and on a server."""
     found: str = request.getfixturevalue(request.param)
-    if request.param != "memory_dsn":
-        with connect(found) as client:
-            migrate(client)
     return found
 
 

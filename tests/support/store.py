@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 import pytest
 from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.store import Client, connect, rows
 
-__all__ = ["Usage", "insert_usages", "memory_dsn", "memory_engine", "memory_store"]
+__all__ = [
+    "MigratedDatabases",
+    "Usage",
+    "insert_usages",
+    "memory_databases",
+    "memory_dsn",
+    "memory_engine",
+    "memory_store",
+    "server_databases",
+    "server_dsn",
+]
 
 _CANDIDATE_COLUMNS = (
     "signal",
@@ -42,19 +54,30 @@ def memory_engine() -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def migrated_databases(memory_engine: Client) -> MigratedDatabases:
-    """Databases as the migrations leave them, to be used by one test after the other."""
-    return MigratedDatabases(memory_engine)
+def memory_databases(memory_engine: Client) -> MigratedDatabases:
+    """Databases of the in-memory engine as the migrations leave them, used by one test after the other."""
+    return MigratedDatabases(memory_engine, "chdb://memory")
 
 
 @pytest.fixture
-def memory_dsn(migrated_databases: MigratedDatabases) -> Iterator[str]:
+def memory_dsn(memory_databases: MigratedDatabases) -> Iterator[str]:
     """The DSN of an empty, migrated database of the test's own; connect as many clients as needed."""
-    database = migrated_databases.take()
-    try:
-        yield dsn_of(database)
-    finally:
-        migrated_databases.give_back(database)
+    with memory_databases.lent() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def server_databases(clickhouse_http_server_dsn: str) -> Iterator[MigratedDatabases]:
+    """The same on the shared server."""
+    with connect(clickhouse_http_server_dsn) as client:
+        yield MigratedDatabases(client, clickhouse_http_server_dsn)
+
+
+@pytest.fixture
+def server_dsn(server_databases: MigratedDatabases) -> Iterator[str]:
+    """The DSN of an empty, migrated database of the test's own on the shared server."""
+    with server_databases.lent() as dsn:
+        yield dsn
 
 
 @pytest.fixture
@@ -65,62 +88,84 @@ def memory_store(memory_dsn: str) -> Iterator[Client]:
 
 
 class MigratedDatabases:
-    """Lends empty, migrated databases.
+    """Lends empty, migrated databases of one engine.
 
-    Migrating takes longer than most tests, so a database is used again after its tables were emptied and those that the
-    migrations fill were filled as they were. It is dropped instead if a test changed its schema, or if what it then
-    holds is not what the migrations leave.
+    Migrating takes longer than most tests, so a database is lent again after the tables that a test changed were emptied,
+    or filled as the migrations fill them. It is dropped instead if its schema was changed, or if it then does not hold
+    what the migrations leave.
+
+    Args:
+        engine: a client of the engine.
+        dsn: of any database of it.
     """
 
-    def __init__(self, engine: Client) -> None:
+    def __init__(self, engine: Client, dsn: str) -> None:
         self._engine = engine
-        self._free: list[str] = []
+        self._dsn = dsn
+        # The parts of each table of the databases that are free.
+        self._free: dict[str, dict[str, list[str]]] = {}
         # Never lent: what a database is compared with, and filled from.
         self._pattern = self._migrated()
-        self._schema, self._row_counts = self._describe(self._pattern)
+        self._contents = self._describe(self._pattern)
+        self._tables = {row["name"] for row in rows(engine, f"SHOW TABLES FROM {self._pattern}")}
 
-    def take(self) -> str:
-        """The name of an empty, migrated database."""
-        return self._free.pop() if self._free else self._migrated()
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The DSN of an empty, migrated database that nobody else has inside the block."""
+        database, parts = self._free.popitem() if self._free else self._new()
+        try:
+            yield self._dsn_of(database)
+        finally:
+            self._take_back(database, parts)
 
-    def give_back(self, database: str) -> None:
-        """A test is done with it."""
-        schema, row_counts = self._describe(database)
-        if schema == self._schema:
-            self._reset(database, {table for table, count in row_counts.items() if count})
-            if self._describe(database) == (self._schema, self._row_counts):
-                self._free.append(database)
-                return
-        self._engine.command(f"DROP DATABASE {database} SYNC")
+    def _take_back(self, database: str, parts: dict[str, list[str]]) -> None:
+        now = self._parts(database)
+        for table in {*parts, *now}:
+            if parts.get(table) != now.get(table):
+                self._reset(database, table)
+        if self._describe(database) == self._contents:
+            self._free[database] = parts if now == parts else self._parts(database)
+        else:
+            self._engine.command(f"DROP DATABASE {database} SYNC")
+
+    def _new(self) -> tuple[str, dict[str, list[str]]]:
+        database = self._migrated()
+        return database, self._parts(database)
 
     def _migrated(self) -> str:
         database = f"test_{uuid.uuid4().hex}"
         self._engine.command(f"CREATE DATABASE {database}")
-        with connect(dsn_of(database)) as client:
+        with connect(self._dsn_of(database)) as client:
             migrate(client)
         return database
 
-    def _describe(self, database: str) -> tuple[dict[str, str], dict[str, int]]:
-        """The statement that makes each table and view, and how many rows each table has."""
+    def _dsn_of(self, database: str) -> str:
+        return urlsplit(self._dsn)._replace(path=f"/{database}").geturl()
+
+    def _describe(self, database: str) -> dict[str, int | None]:
+        """The statement that makes each table and view, and how many rows are in it."""
         found = rows(
             self._engine,
-            "SELECT name, create_table_query AS statement, total_rows FROM system.tables WHERE database = {name:String}",
+            "SELECT create_table_query AS statement, total_rows FROM system.tables WHERE database = {name:String}",
             {"name": database},
         )
-        statements = {row["name"]: row["statement"].replace(database, "") for row in found}
-        return statements, {row["name"]: row["total_rows"] for row in found if row["total_rows"] is not None}
+        return {row["statement"].replace(database, ""): row["total_rows"] for row in found}
 
-    def _reset(self, database: str, used: set[str]) -> None:
-        for table in used:
+    def _parts(self, database: str) -> dict[str, list[str]]:
+        """The names of each table's parts, which every change to its rows changes."""
+        found = rows(
+            self._engine,
+            "SELECT table, arraySort(groupArray(name)) AS parts FROM system.parts"
+            " WHERE active AND database = {name:String} GROUP BY table",
+            {"name": database},
+        )
+        return {row["table"]: row["parts"] for row in found}
+
+    def _reset(self, database: str, table: str) -> None:
+        """Have the rows that the migrations leave in a table, unless it is none of theirs."""
+        if table in self._tables:
             self._engine.command(f"TRUNCATE TABLE {database}.{table}")
-        for table, count in self._row_counts.items():
-            if count:
-                self._engine.command(f"INSERT INTO {database}.{table} SELECT * FROM {self._pattern}.{table}")
-
-
-def dsn_of(database: str) -> str:
-    """The DSN of a database of this process's in-memory engine."""
-    return f"chdb://memory/{database}"
+            self._engine.command(f"INSERT INTO {database}.{table} SELECT * FROM {self._pattern}.{table}")
 
 
 @dataclass(frozen=True)
