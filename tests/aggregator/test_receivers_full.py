@@ -24,6 +24,8 @@ from support.processes import AggregatorProcess, wait_until
 
 SPOOL_BYTES_MAX = 1 << 20
 RETRY_DELAY_S = 1.5
+# An SDK's exporter asks 6 times, so it waits for the store's start for 5 times this long.
+SDK_RETRY_DELAY_S = 8
 USER_ID = "patient"
 
 
@@ -58,13 +60,13 @@ def fill_with(client: GrpcClient, size: int) -> int:
 
 
 @pytest.fixture
-def full(tmp_path: Path) -> Iterator[FullAggregator]:
-    """An aggregator with a full spool; its store can be started."""
+def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullAggregator]:
+    """An aggregator with a full spool, which asks to wait for `RETRY_DELAY_S` or the parameter; its store can be started."""
     store = ClickHouseHttp(tmp_path / "store")
     settings = {
         "OTEL_CREDITS_STORE": store.dsn(),
         "OTEL_CREDITS_SPOOL_BYTES_MAX": str(SPOOL_BYTES_MAX),
-        "OTEL_CREDITS_RETRY_DELAY_S": str(RETRY_DELAY_S),
+        "OTEL_CREDITS_RETRY_DELAY_S": str(getattr(request, "param", RETRY_DELAY_S)),
         "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2",
         "OTEL_CREDITS_STOP_TIMEOUT_S": "1",
     }
@@ -130,14 +132,15 @@ def test_what_was_taken_is_charged_when_the_store_is_back(full: FullAggregator) 
     assert_exact(full.aggregator, {USER_ID: Decimal(full.taken + 1)})
 
 
+@pytest.mark.parametrize("full", [SDK_RETRY_DELAY_S], indirect=True)
 @pytest.mark.parametrize("transport", ["grpc", "http"])
 def test_the_sdk_waits_and_sends_again(full: FullAggregator, transport: str) -> None:
     """An SDK's exporter that meets a full spool is told how long to wait, and delivers when there is room."""
     exporter: SpanExporter
     if transport == "grpc":
-        exporter = GrpcSpans(full.aggregator.grpc_endpoint, insecure=True, timeout=60)
+        exporter = GrpcSpans(full.aggregator.grpc_endpoint, insecure=True, timeout=120)
     else:
-        exporter = HttpSpans(f"{full.aggregator.http_endpoint}/v1/traces", timeout=60)
+        exporter = HttpSpans(f"{full.aggregator.http_endpoint}/v1/traces", timeout=120)
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     refused = refusals(full.aggregator)
@@ -145,7 +148,7 @@ def test_the_sdk_waits_and_sends_again(full: FullAggregator, transport: str) -> 
     sending.start()
     wait_until(lambda: refusals(full.aggregator) > refused, 20, "the exporter was refused")
     start(full.store)
-    sending.join(60)
+    sending.join(120)
     assert not sending.is_alive()
     settle(full.aggregator)
     assert_exact(full.aggregator, {USER_ID: Decimal(full.taken), "sdk": Decimal("0.001")})

@@ -1,5 +1,6 @@
 """The test server as a process: started, killed and started again on the same port and data, and made to fail."""
 
+import os
 import signal
 import sys
 import urllib.parse
@@ -39,7 +40,9 @@ class ClickHouseHttp(Process):
         command += ["--port", str(self.port), "--path", str(data_dir / "chdb")]
         if user is not None:
             command += ["--user", user, "--password", password]
-        super().__init__("clickhouse-http", command, log_dir=data_dir, env={"PYTHONPATH": str(_TESTS_DIR)})
+        paths = [str(_TESTS_DIR), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        env = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        super().__init__("clickhouse-http", command, log_dir=data_dir, env=env)
 
     @property
     def url(self) -> str:
