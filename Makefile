@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
 # Two files of tests at once; PARALLEL= runs one after the other. The long ones, which load the machine themselves, always do.
 PARALLEL ?= --numprocesses 2 --dist loadfile
+STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
 .PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench collector constraints clean
@@ -33,19 +34,19 @@ serve: $(STAMP) ## Run the aggregator with the embedded store in ./otel-credits-
 	$(BIN)/otel-credits serve
 
 test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed at its end)
-	$(BIN)/python -m pytest -m "not long" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not long" --durations 40 $(PARALLEL)
 
 test-long: $(STAMP) system ## Run the suites that take minutes
-	$(BIN)/python -m pytest -m long --timeout 2700
+	$(BIN)/python -m pytest -m long --durations 40 --timeout 2700
 
-storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=N for another number
-	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)
+storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=200 FIGURES=sum.jsonl: in parts that add up
+	$(STORMS) --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)
 
-fuzz: $(STAMP) ## 1,000,000 mutated requests (hours); REQUESTS=N for another number
-	$(BIN)/python -m benchmarks.guarantees --only tests/chaos/test_fuzz.py --fuzz $(or $(REQUESTS),1000000)
+fuzz: $(STAMP) ## 1,000,000 mutated requests (hours); REQUESTS=100000 FIGURES=sum.jsonl: in parts that add up
+	$(STORMS) --only tests/chaos/test_fuzz.py --fuzz $(or $(REQUESTS),1000000)
 
 guarantees: $(STAMP) ## Run every storm at the size of CI, print the figures of docs/guarantees.md
-	$(BIN)/python -m benchmarks.guarantees
+	$(STORMS)
 
 check: $(STAMP) ## Lint, format check, types
 	$(BIN)/ruff check .

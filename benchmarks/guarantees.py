@@ -1,6 +1,10 @@
 """`python -m benchmarks.guarantees`: runs the storms, prints the figures of docs/guarantees.md.
 
 A figure is written by the test that it comes from, after its assertions held. What did not run or did not hold is not printed.
+
+Long storms can be run in parts: with `--figures FILE` each part adds what it did to the file, and what is printed is the sum of
+all parts. A part that failed or was stopped keeps what it had finished (50 kills, 50,000 requests). Each part draws another
+seed unless `--seed` says which, so no two parts are the same.
 """
 
 import argparse
@@ -11,7 +15,6 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +34,31 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="kills in the long storm")
     parser.add_argument("--fuzz", type=int, default=20_000, help="mutated requests in the long run")
     parser.add_argument("--only", choices=_STORMS, help="one of the suites")
-    parser.add_argument("--read", type=Path, help="run nothing, print what an earlier run wrote")
+    parser.add_argument("--seed", help="of the run; a run that failed printed its own")
+    parser.add_argument("--figures", type=Path, help="add what was done to this file, and print the sum of all in it")
+    parser.add_argument("--read", type=Path, help="run nothing, print what is in such a file")
     options = parser.parse_args()
     if options.read:
         print("\n".join(_lines(_read(options.read))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        figures = Path(folder) / "figures.jsonl"
-        environment = {
-            "OTEL_CREDITS_TEST_FIGURES": str(figures),
-            "OTEL_CREDITS_TEST_KILLS": str(options.kills),
-            "OTEL_CREDITS_TEST_FUZZ": str(options.fuzz),
-        }
-        suites = [options.only] if options.only else _STORMS
-        command = [sys.executable, "-m", "pytest", *suites, "-q", "-s", "--timeout", str(24 * 3600)]
-        done = subprocess.run(command, env=os.environ | environment, check=False)
+        figures = (options.figures or Path(folder) / "figures.jsonl").absolute()
+        exit_code = _run(options, figures)
         print("\n".join(_lines(_read(figures))))
-    return done.returncode
+    return exit_code
+
+
+def _run(options: argparse.Namespace, figures: Path) -> int:
+    environment = {
+        "OTEL_CREDITS_TEST_FIGURES": str(figures),
+        "OTEL_CREDITS_TEST_KILLS": str(options.kills),
+        "OTEL_CREDITS_TEST_FUZZ": str(options.fuzz),
+    }
+    if options.seed:
+        environment["OTEL_CREDITS_TEST_SEED"] = options.seed
+    suites = [options.only] if options.only else _STORMS
+    command = [sys.executable, "-m", "pytest", *suites, "-q", "-s", "--timeout", str(24 * 3600)]
+    return subprocess.run(command, env=os.environ | environment, check=False).returncode
 
 
 def _read(path: Path) -> _Figures:
@@ -60,7 +71,8 @@ def _read(path: Path) -> _Figures:
 
 def _lines(figures: _Figures) -> Iterator[str]:
     """The table: what was done, how often, and what went wrong (nothing, or it would not be here)."""
-    yield f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores"
+    days = sorted({one["date"] for found in figures.values() for one in found})
+    yield f"{' to '.join(sorted({*days[:1], *days[-1:]}))}, {os.cpu_count()} cores"
     yield "| what | how much | lost or doubled |"
     yield "| --- | --- | --- |"
     for store in ("embedded", "server"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,4 +18,4 @@ def record(figure: str, **values: Any) -> None:
     path = os.environ.get(FIGURES_VARIABLE)
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"figure": figure, **values}) + "\n")
+            file.write(json.dumps({"figure": figure, "date": f"{datetime.now(UTC):%Y-%m-%d}", **values}) + "\n")

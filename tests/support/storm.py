@@ -121,12 +121,13 @@ class Storm:
             aggregator = AggregatorProcess(self.folder / "data", settings)
             stack.callback(lambda: aggregator.is_running and aggregator.kill())
             with sending(aggregator, self.seed, oracle, CLIENTS, answered_within_s=None) as sent:
-                for point in self._points(kills):
+                for number, point in enumerate(self._points(kills), start=1):
                     began = time.monotonic()
                     self._befall()
                     self._kill_at(aggregator, point)
                     self._heal()
-                    print(f"{time.monotonic() - began:5.1f} s  {point}", flush=True)
+                    seconds = time.monotonic() - began
+                    print(f"storm {self.seed}: kill {number} of {kills}, {seconds:.1f} s: {point}", flush=True)
                 _start(aggregator)
             sums = assert_nothing_lost_or_doubled(aggregator, oracle, sent)
             assert_reconciled(aggregator)
@@ -247,7 +248,9 @@ class Storm:
     def _record(self, sums: Accounting, kills: int) -> None:
         assert sum(self.hits.values()) == kills
         print(f"{kills} kills: {dict(self.hits)}; not passed in time: {dict(self.missed)}; {dict(self.treatments)}")
-        record("kills", store="server" if self.server_mode else "embedded", kills=kills, by_moment=dict(self.hits))
+        store = "server" if self.server_mode else "embedded"
+        moments = {"by_moment": dict(self.hits), "treatments": dict(self.treatments)}
+        record("kills", seed=self.seed, store=store, kills=kills, **moments)
         record("duplicates", sent=sums.duplicate, charged_twice=0)
 
 
