@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
-# Two files of tests at once; PARALLEL= runs one after the other. The long ones, which load the machine themselves, always do.
-PARALLEL ?= --numprocesses 2 --dist loadfile
+# Three files of tests at once, in the order of tests/conftest.py: they wait for each other's processes often enough to keep two
+# cores busy. PARALLEL= runs one after the other. The long ones, which load the machine themselves, always do.
+PARALLEL ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help

@@ -1,9 +1,25 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the order of the tests."""
 
 import signal
+from pathlib import Path
+
+import pytest
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that; some tests interrupt theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Folders with files that take long. Begun first, so that no core waits for the last of them at the end.
+_LONG_FIRST = ("chaos", "benchmarks", "e2e", "security", "aggregator", "instrumentation")
+
 pytest_plugins = ("support.store", "support.chain", "support.clickhouse_http.fixture")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the folders with the longest tests first."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
+
+    items.sort(key=rank)

@@ -19,8 +19,8 @@ from support.otlp_clients import post
 from support.processes import AggregatorProcess
 
 REQUEST_TIMEOUT_S = 60.0
-EXAMPLES = 15
-EXAMPLES_LONG = 150
+EXAMPLES = 8
+EXAMPLES_LONG = 100
 # Without the checks that need to know what the text of a field means, or that a resource is gone.
 CHECKED = (
     "not_a_server_error",
