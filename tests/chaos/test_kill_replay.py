@@ -73,10 +73,11 @@ def test_a_store_that_fails_within_a_replay_charges_once(tmp_path: Path) -> None
             for action, fault in zip(actions, FAULTS * 2, strict=True):
                 send_unpriced(aggregator, action)
                 settle(aggregator)
-                # The first few statements after the price pass, so that the fault meets now this one, now that one.
+                # The aggregator looks for new prices a few times a second. The price comes first: a store that was to die
+                # could do so under it. The first few statements after it pass, so that the fault meets now this one, now that.
+                insert_price(store, action)
                 store.add_fault(Fault(action="delay", on="query", times=rng.randint(1, 6)))
                 store.add_fault(fault)
-                insert_price(store, action)
                 if fault.action == "die":
                     wait_until(lambda: not store.is_running, 30, "a statement has killed it")
                     store.restart()
