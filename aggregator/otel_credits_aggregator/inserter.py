@@ -35,7 +35,8 @@ from otel_credits_aggregator.replay import (
 )
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool, Waiting
-from otel_credits_aggregator.store import Client, connect
+from otel_credits_aggregator.store import Client, connect, is_embedded
+from otel_credits_aggregator.voids import VOIDS_MAX, double_batch, doubles_to_take_back, note_doubles
 
 __all__ = ["Inserter", "Progress"]
 
@@ -227,6 +228,8 @@ class Inserter:
             else:
                 passing("insert_begun")
                 insert(client, self._spool, batch)
+            if not is_embedded(self._settings.dsn):
+                note_doubles(client, batch.batch_id)
         except Exception as error:
             self._discard_client()
             can_be_halved = batch.first_id != batch.last_id
@@ -296,7 +299,16 @@ class Inserter:
         """Charges what was unpriced, if the price book changed."""
         if not self._stopping and self._attempt(lambda: self._prices.changed(self._connected())):
             self._treat_all(Selection(reasons=("unpriced",)), Treatment())
+        # Only where others may insert into the same store.
+        if not self._stopping and not is_embedded(self._settings.dsn):
+            self._take_back_doubles()
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
+
+    def _take_back_doubles(self) -> None:
+        receiver, spool = self._spool.receiver, self._spool
+        doubles = self._attempt(lambda: doubles_to_take_back(self._connected(), receiver, spool.batches()))
+        for start in range(0, len(doubles), VOIDS_MAX):
+            self._begin(double_batch(doubles[start : start + VOIDS_MAX], receiver))
 
     def _treat_all(self, selection: Selection, treatment: Treatment) -> int:
         """Every row that matches now, once; what is quarantined again by it is not tried a second time."""

@@ -20,8 +20,10 @@ from otel_credits_aggregator.store import Client, rows
 __all__ = [
     "ASSIGN",
     "DISCARD",
+    "DUPLICATE",
     "REPLAY",
     "REPLAY_ROWS_MAX",
+    "VOID",
     "PriceWatch",
     "Selection",
     "Treatment",
@@ -35,6 +37,8 @@ REPLAY_ROWS_MAX = 10_000
 ROWS_LOOKED_AT_MAX = 1_000_000
 
 REPLAY, ASSIGN, DISCARD = "replay", "assign", "discard"
+# These take back charges (voids.py): their ids are not those of quarantined rows, but an event's and a batch's.
+VOID, DUPLICATE = "void", "duplicate"
 
 # Its columns are found by their names.
 _FORMAT = "RowBinaryWithNames"
@@ -95,6 +99,7 @@ FROM
 GROUP BY receiver, signal, moved.1 ORDER BY ALL
 """,
 )
+# Not what is recorded already: the token does not help where a batch is halved after that.
 _DECIDED = _Copy(
     "-decision",
     "quarantine_decisions",
@@ -107,8 +112,26 @@ SELECT
     action_type, model, signal, service_name, receiver,
     lower(hex(trace_id)) AS trace_id, lower(hex(span_id)) AS span_id, name, attributes,
     length(raw_request) AS raw_bytes
-FROM credit_quarantine WHERE {_CHOSEN}
+FROM credit_quarantine
+WHERE {_CHOSEN} AND quarantine_id NOT IN (
+    SELECT quarantine_id FROM quarantine_decisions WHERE {_CHOSEN} AND decided_at = fromUnixTimestamp64Micro({{decided_at_us:Int64}}, 'UTC'))
 ORDER BY received_at, quarantine_id
+""",
+)
+# What is read is the charges alone, so that a repetition inserts the same rows and no entry is taken back for its part.
+_TAKEN_BACK = _Copy(
+    "-void",
+    "credit_voids",
+    """
+SELECT
+    event_id, batch_id, {action:String} AS kind, {decided_by:String} AS voided_by, {comment:String} AS comment,
+    fromUnixTimestamp64Micro({decided_at_us:Int64}, 'UTC') AS voided_at, {receiver:String} AS receiver,
+    user_id, action_type, model, input_tokens, output_tokens, credits_charged, resource_id, resource_type, metadata, units,
+    service_name, trace_id, span_id, created_at, identity, prices, rule_id
+FROM credit_usage_events
+WHERE event_id IN (SELECT toUUID(substring(arrayJoin({ids:Array(String)}), 1, 36)))
+    AND has({ids:Array(String)}, concat(toString(event_id), ' ', toString(batch_id))) AND sign = 1
+ORDER BY event_id, batch_id
 """,
 )
 _OUT_OF_THE_QUARANTINE = f"DELETE FROM credit_quarantine WHERE {_CHOSEN}"
@@ -132,8 +155,9 @@ class Selection:
 class Treatment:
     """What is done with them.
 
-    `action` is one of :data:`REPLAY`, :data:`ASSIGN`, :data:`DISCARD`; `payer` pays what is assigned; `decided_by`, `comment` and
-    `decided_at_us` (microseconds since 1970) are recorded with a decision.
+    `action` is one of :data:`REPLAY`, :data:`ASSIGN`, :data:`DISCARD`, :data:`VOID`, :data:`DUPLICATE`; `payer` pays what is
+    assigned; `decided_by`, `comment` and `decided_at_us` (microseconds since 1970) are recorded with a decision; `receiver` is
+    the aggregator that received a duplicate.
     """
 
     action: str = REPLAY
@@ -141,6 +165,7 @@ class Treatment:
     decided_by: str = ""
     comment: str = ""
     decided_at_us: int = 0
+    receiver: str = ""
 
 
 def quarantined_ids(
@@ -180,7 +205,7 @@ def quarantined_ids(
 
 
 def replay_batch(ids: Sequence[str], treatment: Treatment = Treatment()) -> Batch:
-    """A batch that treats these rows; it has no requests in the spool."""
+    """A batch that treats these rows (or charges); it has no requests in the spool."""
     fields = json.dumps({"ids": list(ids), **asdict(treatment)}).encode()
     return Batch(str(uuid.uuid4()), Signal.REPLAY, 0, -1, fields)
 
@@ -203,12 +228,16 @@ def run_replay(client: Client, batch: Batch) -> None:
     parameters["decision"] = {ASSIGN: "assigned", DISCARD: "discarded"}.get(treatment.action, "")
     for copy in _copies(treatment.action):
         _insert_copy(client, copy, parameters)
-        passing(_FAULT_POINTS[copy.token])
-    client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
+        if copy.token in _FAULT_POINTS:
+            passing(_FAULT_POINTS[copy.token])
+    if treatment.action not in (VOID, DUPLICATE):
+        client.command(_OUT_OF_THE_QUARANTINE, parameters=parameters, settings={"lightweight_deletes_sync": 2})
 
 
 def _copies(action: str) -> list[_Copy]:
     """The inserts of a treatment."""
+    if action in (VOID, DUPLICATE):
+        return [_TAKEN_BACK]
     if action == DISCARD:
         return [_DECIDED, _COUNTED_AS_DISCARDED]
     charge = [_INTO_THE_CHAIN, _OUT_OF_THE_COUNT]
@@ -218,7 +247,8 @@ def _copies(action: str) -> list[_Copy]:
 def _insert_copy(client: Client, copy: _Copy, parameters: dict[str, Any]) -> None:
     # Row by row, so that what is inserted is one block, however many the rows were read in.
     found = client.raw_query(copy.select, parameters=parameters, fmt=_FORMAT, settings=ONE_BLOCK)
-    token = f"{parameters['batch_id']}{copy.token}"
+    # A charge is void once, whichever aggregator is told to take it back.
+    token = f"void {parameters['ids'][0]}" if parameters["action"] == VOID else f"{parameters['batch_id']}{copy.token}"
     client.raw_insert(copy.table, insert_block=found, fmt=_FORMAT, settings=token_settings(token))
 
 

@@ -8,8 +8,8 @@ CREATE TABLE IF NOT EXISTS credit_usage_events
     user_id String COMMENT 'who pays',
     action_type LowCardinality(String),
     model LowCardinality(String) COMMENT 'the model that answered, else the one asked for; empty if none',
-    input_tokens UInt64 COMMENT 'total, cached tokens included',
-    output_tokens UInt64 COMMENT 'total, reasoning included',
+    input_tokens Int64 COMMENT 'total, cached tokens included',
+    output_tokens Int64 COMMENT 'total, reasoning included',
     credits_charged Decimal(38, 12),
     description String,
     resource_id String,
@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS credit_usage_events
     batch_id UUID COMMENT 'the insert that brought it',
     identity LowCardinality(String) COMMENT 'what event_id was made of: key, response, span, point',
     prices Map(String, Decimal(38, 12)) COMMENT 'unit to price that applied; empty if the app set the amount',
-    rule_id LowCardinality(String) COMMENT 'the billing rule that made the span a usage; empty if it says so itself'
+    rule_id LowCardinality(String) COMMENT 'the billing rule that made the span a usage; empty if it says so itself',
+    sign Int8 DEFAULT 1 COMMENT '-1: an entry that takes back the charge with the same event_id and batch_id; sum(sign) counts usages'
 )
 ENGINE = MergeTree
 ORDER BY (user_id, created_at, event_id)

@@ -1,6 +1,6 @@
 -- Fills the totals that are made anew (rebuild.sql) with those of a range of users (user_range.sql).
 INSERT INTO user_month_totals_rebuilt
-SELECT user_id, toStartOfMonth(created_at) AS month, toDecimal128(0, 12), sum(credits_charged), toInt64(count()), max(received_at)
+SELECT user_id, toStartOfMonth(created_at) AS month, toDecimal128(0, 12), sum(credits_charged), toInt64(sum(sign)), max(received_at)
 FROM credit_usage_events
 WHERE ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
 GROUP BY user_id, month;
@@ -14,7 +14,7 @@ GROUP BY user_id, month;
 INSERT INTO usage_month_totals_rebuilt
 SELECT
     user_id, toStartOfMonth(created_at) AS month, action_type, model,
-    toInt64(count()), toInt64(sum(input_tokens)), toInt64(sum(output_tokens)), sum(credits_charged)
+    toInt64(sum(sign)), toInt64(sum(input_tokens)), toInt64(sum(output_tokens)), sum(credits_charged)
 FROM credit_usage_events
 WHERE ({after:String} = '' OR user_id > {after:String}) AND ({until:String} = '' OR user_id <= {until:String})
 GROUP BY user_id, month, action_type, model;

@@ -7,7 +7,7 @@ FROM
 (
     SELECT
         user_id, toStartOfMonth(created_at) AS month, '' AS action_type, '' AS model,
-        arrayJoin([('consumed', sum(credits_charged)), ('events', toDecimal128(count(), 12))]) AS named,
+        arrayJoin([('consumed', sum(credits_charged)), ('events', toDecimal128(sum(sign), 12))]) AS named,
         named.1 AS total, named.2 AS of_entries, toDecimal128(0, 12) AS of_total
     FROM credit_usage_events
     WHERE (empty({users:Array(String)}) OR user_id IN ({users:Array(String)}))
@@ -41,7 +41,7 @@ FROM
     SELECT
         user_id, toStartOfMonth(created_at) AS month, action_type, model,
         arrayJoin([
-            ('credits_consumed', sum(credits_charged)), ('events', toDecimal128(count(), 12)),
+            ('credits_consumed', sum(credits_charged)), ('events', toDecimal128(sum(sign), 12)),
             ('input_tokens', toDecimal128(sum(input_tokens), 12)), ('output_tokens', toDecimal128(sum(output_tokens), 12))
         ]) AS named,
         named.1 AS total, named.2 AS of_entries, toDecimal128(0, 12) AS of_total

@@ -1,42 +1,95 @@
-"""Two aggregators on one store, and the same spans for both: exact where they do not come in the same moment."""
+"""Two aggregators on one store, and the same spans for both: exact, whether one after the other or in the same moment."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as otlp
-from support.accounting import assert_exact, settle
+from support.accounting import assert_exact, charges, settle
 from support.chaos import new_seed
 from support.clickhouse_http import ClickHouseHttp
+from support.figures import record
 from support.otlp_clients import GrpcClient
-from support.processes import AggregatorProcess
+from support.processes import AggregatorProcess, wait_until
+from support.storm import assert_reconciled
 
 ROUNDS, SPANS = 6, 50
+AT_ONCE = 40
+PER_SPAN = Decimal("0.3")
 
 
-def requests(rng: random.Random) -> Iterator[bytes]:
-    for _ in range(ROUNDS):
-        spans = [otlp.usage_span({otlp.AMOUNT: "0.3"}, trace_id=rng.randbytes(16)) for _ in range(SPANS)]
+def requests(rng: random.Random, number: int) -> Iterator[bytes]:
+    """Usages of some users, every fifth with an idempotency key."""
+    for _ in range(number):
+        spans = [usage(rng, keyed=place % 5 == 0) for place in range(SPANS)]
         yield otlp.traces(*spans).SerializeToString()
+
+
+def usage(rng: random.Random, keyed: bool) -> Span:
+    attributes = {otlp.AMOUNT: str(PER_SPAN), otlp.USER: f"user-{rng.randrange(4)}"}
+    return otlp.usage_span(
+        attributes | ({otlp.KEY: rng.randbytes(8).hex()} if keyed else {}), trace_id=rng.randbytes(16)
+    )
+
+
+@contextmanager
+def pair(folder: Path, **more: str) -> Iterator[tuple[AggregatorProcess, AggregatorProcess]]:
+    """Two aggregators on one store."""
+    with ClickHouseHttp(folder / "store") as store:
+        settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_INSERT_INTERVAL_S": "0.02", **more}
+        with (
+            AggregatorProcess(folder / "one", settings, name="one") as one,
+            AggregatorProcess(folder / "other", settings, name="other") as other,
+        ):
+            yield one, other
 
 
 def test_copies_that_reach_another_aggregator_later_are_charged_once(tmp_path: Path) -> None:
     """Sent to one aggregator and then to the other, now in this order and now in that, a span is charged once."""
     rng = random.Random(new_seed())
-    with ClickHouseHttp(tmp_path / "store") as store:
-        settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_INSERT_INTERVAL_S": "0.02"}
-        with (
-            AggregatorProcess(tmp_path / "one", settings, name="one") as one,
-            AggregatorProcess(tmp_path / "other", settings, name="other") as other,
-        ):
-            for payload in requests(rng):
-                for aggregator in rng.sample((one, other), 2):
-                    with GrpcClient(aggregator.grpc_port) as client:
-                        client.export(payload)
-                    settle(aggregator)
-            sums = [settle(aggregator) for aggregator in (one, other)]
-            assert sum(each.charged for each in sums) == sum(each.duplicate for each in sums) == ROUNDS * SPANS
-            assert_exact(one, {"someone": ROUNDS * SPANS * Decimal("0.3")})
+    with pair(tmp_path) as (one, other):
+        for payload in requests(rng, ROUNDS):
+            for aggregator in rng.sample((one, other), 2):
+                with GrpcClient(aggregator.grpc_port) as client:
+                    client.export(payload)
+                settle(aggregator)
+        sums = [settle(aggregator) for aggregator in (one, other)]
+        assert sum(each.charged for each in sums) == sum(each.duplicate for each in sums) == ROUNDS * SPANS
+        assert sum(charges(one).values()) == ROUNDS * SPANS * PER_SPAN
+        assert_exact(one, charges(one))
+
+
+def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Path) -> None:
+    """Each request is sent to both at once: what both have charged is taken back, and every sum is that of one charge."""
+    rng = random.Random(new_seed())
+    with (
+        pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as both,
+        GrpcClient(both[0].grpc_port) as one,
+        GrpcClient(both[1].grpc_port) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        for payload in requests(rng, AT_ONCE):
+            list(pool.map(lambda client, payload=payload: client.export(payload), (one, other)))
+        assert_charged_once(both, AT_ONCE * SPANS)
+        doubles = both[0].sql("SELECT count() AS n, uniqExact(event_id) AS events FROM credit_voids")
+        assert doubles[0]["n"] == doubles[0]["events"] > 0, "the two never met; nothing was shown"
+        record("doubles", sent_at_once=AT_ONCE * SPANS, charged_twice_at_first=doubles[0]["n"], charged_twice=0)
+        assert_reconciled(both[0])
+
+
+def assert_charged_once(both: Sequence[AggregatorProcess], usages: int) -> None:
+    """Of two copies of each usage one is charged and one is a duplicate, in the accounting, the events and the totals."""
+
+    def is_one_each() -> bool:
+        sums = [settle(aggregator) for aggregator in both]
+        return sum(each.charged for each in sums) == sum(each.duplicate for each in sums) == usages
+
+    wait_until(is_one_each, 60, "every double charge is taken back")
+    assert sum(charges(both[0]).values()) == usages * PER_SPAN
+    assert_exact(both[0], charges(both[0]))

@@ -33,6 +33,7 @@ EVENT = (
     Column("input_tokens", "input"),
     Column("output_tokens", "output"),
     Column("credits_charged", "credits"),
+    Column("status", "status"),
     Column("description", "description"),
 )
 GRANT = (

@@ -173,7 +173,10 @@ class User(_Row):
 
 
 class Event(_Row):
-    """A charge: one row of `credit_usage_events`."""
+    """An entry of `credit_usage_events`.
+
+    `status`: `charged`; `void`, a charge that was taken back; or `reversal`, the entry that takes it back, with negative numbers.
+    """
 
     event_id: UUID
     user_id: str
@@ -193,6 +196,7 @@ class Event(_Row):
     span_id: str
     created_at: Utc
     received_at: Utc
+    status: Literal["charged", "void", "reversal"]
 
 
 class Grant(_Row):

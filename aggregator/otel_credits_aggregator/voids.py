@@ -1,0 +1,120 @@
+"""Taking charges back: those that two aggregators made for copies of one usage, and those that someone decides to.
+
+An insert looks for copies only among what was visible when it began, so two aggregators that insert in the same moment can
+charge one usage twice. So after its insert, and before it forgets the batch, an aggregator looks once more: whichever of the two
+ends later sees both charges, and notes all but the one that stays (`double_charges`). The aggregator that made a noted charge
+takes it back: one writer for each charge, and a batch like any other, so that a crash or a repetition takes it back once.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from otel_credits_aggregator.replay import DUPLICATE, VOID, Treatment, replay_batch
+from otel_credits_aggregator.spool import Batch
+from otel_credits_aggregator.store import Client, rows
+
+__all__ = ["VOIDS_MAX", "Charge", "charges_of", "double_batch", "doubles_to_take_back", "note_doubles", "void_batch"]
+
+# Charges that are taken back in one insert; they are named in the query, and a server takes a URL of 1 MB.
+VOIDS_MAX = 1_000
+_LOOKED_AT_MAX = 100_000
+
+# As texts, because ClickHouse has more than one order of UUIDs.
+_NOTE_DOUBLES = """
+INSERT INTO double_charges (batch_id, event_id)
+SELECT arrayJoin(arraySlice(arraySort(id -> toString(id), groupUniqArray(batch_id) AS charged_by), 2)), event_id
+FROM
+(
+    SELECT event_id, batch_id FROM event_ids_by_second
+    WHERE second IN (SELECT arrayJoin(seconds) FROM charged_batches WHERE batch_id = {batch_id:UUID})
+    UNION ALL
+    SELECT event_id, batch_id FROM event_ids_by_key
+    WHERE event_id IN (SELECT arrayJoin(keys) FROM charged_batches WHERE batch_id = {batch_id:UUID})
+)
+GROUP BY event_id
+HAVING length(charged_by) > 1
+"""
+_NOTED = """
+SELECT DISTINCT event_id, batch_id FROM double_charges
+WHERE batch_id IN (
+        SELECT batch_id FROM charged_batches
+        WHERE receiver = {receiver:String} AND batch_id IN (SELECT batch_id FROM double_charges))
+    AND batch_id NOT IN ({unfinished:Array(UUID)})
+    AND (event_id, batch_id) NOT IN (SELECT event_id, batch_id FROM credit_voids)
+ORDER BY event_id, batch_id LIMIT {limit:UInt32}
+"""
+_CHARGES = """
+SELECT event_id, batch_id, (event_id, batch_id) IN (SELECT event_id, batch_id FROM credit_voids) AS is_void
+FROM credit_usage_events WHERE event_id IN ({events:Array(UUID)}) AND sign = 1
+GROUP BY event_id, batch_id ORDER BY event_id, toString(batch_id)
+"""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A charge in the events: what was charged, and the insert that brought it."""
+
+    event_id: str
+    batch_id: str
+    is_void: bool = False
+
+
+def note_doubles(client: Client, batch_id: str) -> None:
+    """Notes which charges must not stay, of those that this batch and others have made for the same usage.
+
+    Raises:
+        ClickHouseError: repeat it; noting twice is noting once.
+    """
+    client.command(_NOTE_DOUBLES, parameters={"batch_id": batch_id})
+
+
+def doubles_to_take_back(client: Client, receiver: str, unfinished: Iterable[Batch]) -> list[Charge]:
+    """The noted charges that this aggregator made and has not taken back, each beside one that stays.
+
+    Args:
+        client: of the store.
+        receiver: the aggregator's id.
+        unfinished: its batches that are under way, whose charges may not have reached every total.
+
+    Raises:
+        ClickHouseError: ask again.
+    """
+    parameters = {
+        "receiver": receiver,
+        "unfinished": [batch.batch_id for batch in unfinished],
+        "limit": _LOOKED_AT_MAX,
+    }
+    noted = [Charge(str(row["event_id"]), str(row["batch_id"])) for row in rows(client, _NOTED, parameters)]
+    return [
+        charge
+        for start in range(0, len(noted), VOIDS_MAX)
+        for charge in _beside_one_that_stays(client, noted[start : start + VOIDS_MAX])
+    ]
+
+
+def _beside_one_that_stays(client: Client, noted: Sequence[Charge]) -> list[Charge]:
+    """Those whose other charge is in the events by now: until then the noted one is the only one."""
+    first: dict[str, str] = {}
+    for charge in charges_of(client, [charge.event_id for charge in noted]):
+        first.setdefault(charge.event_id, charge.batch_id)
+    return [charge for charge in noted if first.get(charge.event_id, charge.batch_id) != charge.batch_id]
+
+
+def charges_of(client: Client, event_ids: Sequence[str]) -> list[Charge]:
+    """The charges of some events; of each event the one that stays comes first. Raises ClickHouseError."""
+    found = rows(client, _CHARGES, {"events": list(event_ids)})
+    return [Charge(str(row["event_id"]), str(row["batch_id"]), bool(row["is_void"])) for row in found]
+
+
+def double_batch(charges: Sequence[Charge], receiver: str) -> Batch:
+    """A batch with which an aggregator takes back charges of its own that are one too many."""
+    now_us = time.time_ns() // 1000
+    comment = "another aggregator charged a copy in the same moment"
+    return void_batch(charges, Treatment(DUPLICATE, "", "otel-credits", comment, now_us, receiver))
+
+
+def void_batch(charges: Sequence[Charge], treatment: Treatment) -> Batch:
+    """A batch that takes back these charges; one only, if someone decided it (the action VOID)."""
+    assert treatment.action == DUPLICATE or (treatment.action == VOID and len(charges) == 1)
+    return replay_batch([f"{charge.event_id} {charge.batch_id}" for charge in charges], treatment)

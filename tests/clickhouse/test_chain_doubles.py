@@ -1,0 +1,158 @@
+"""What two aggregators charged twice, because neither saw the other's insert, is taken back once, and every sum agrees."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.replay import run_replay
+from otel_credits_aggregator.spool import Batch, Spool
+from otel_credits_aggregator.voids import double_batch, doubles_to_take_back, note_doubles
+from support.chain import Chain
+from support.otlp_build import AMOUNT, KEY, USER, span, traces, usage_span
+
+_IDS = ("event_ids_by_second", "event_ids_by_key")
+
+
+@pytest.fixture
+def other(chain: Chain, tmp_path: Path) -> Iterator[Chain]:
+    """Another aggregator on the same store."""
+    with Spool(tmp_path / "other.sqlite", 1 << 30, 1.0) as spool:
+        yield Chain(chain.client, spool, chain.settings)
+
+
+def insert_unseeing(chain: Chain, batch: Batch) -> None:
+    """Inserts a batch whose look for copies sees nothing of what is stored, as if all of that ended a moment later."""
+    for table in _IDS:
+        chain.command(f"CREATE TABLE {table}_unseen AS {table}")
+        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+    chain.insert(batch)
+    for table in _IDS:
+        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+        chain.command(f"INSERT INTO {table} SELECT * FROM {table}_unseen")
+        chain.command(f"DROP TABLE {table}_unseen SYNC")
+
+
+def take_back(chain: Chain) -> int:
+    """Takes back what is noted of this aggregator's charges, as its inserter does; returns how many."""
+    doubles = doubles_to_take_back(chain.client, chain.spool.receiver, chain.spool.batches())
+    if doubles:
+        run_replay(chain.client, double_batch(doubles, chain.spool.receiver))
+    return len(doubles)
+
+
+def charged_twice(one: Chain, other: Chain, request: ExportTraceServiceRequest) -> None:
+    """Both charge a request; each looks for doubles after its insert, and forgets the batch."""
+    batches = [(one, one.compose(request)), (other, other.compose(request))]
+    for chain, batch in batches:
+        insert_unseeing(chain, batch)
+    for chain, batch in batches:
+        note_doubles(chain.client, batch.batch_id)
+        chain.spool.forget(batch)
+
+
+def mixed_usage() -> ExportTraceServiceRequest:
+    """Usages found by their second and by their key, of two users."""
+    return traces(
+        *(usage_span({AMOUNT: "0.25", USER: f"user-{n % 2}"}) for n in range(6)),
+        *(usage_span({AMOUNT: "1.5", KEY: f"job-{n}"}) for n in range(3)),
+        usage_span({USER: None}),
+    )
+
+
+def outcomes(chain: Chain) -> dict[str, Any]:
+    """What became of what this aggregator received."""
+    query = (
+        "SELECT outcome, sum(items) AS n FROM ingest_outcomes WHERE receiver = {receiver:String}"
+        " GROUP BY outcome HAVING n != 0"
+    )
+    return {row["outcome"]: row["n"] for row in chain.rows(query, receiver=chain.spool.receiver)}
+
+
+def test_what_was_charged_twice_is_taken_back_once(chain: Chain, other: Chain) -> None:
+    """Events, balances, months and the accounting of both aggregators are as if the second copy had been a duplicate."""
+    charged_twice(chain, other, mixed_usage())
+    assert sum(chain.charges()) == 2 * (6 * Decimal("0.25") + 3 * Decimal("1.5"))
+    assert take_back(chain) + take_back(other) == 9
+    assert take_back(chain) + take_back(other) == 0
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    totals = [outcomes(each) for each in (chain, other)]
+    assert sorted(totals, key=str) == sorted(
+        [{"charged": 9, "quarantined": 1}, {"duplicate": 9, "quarantined": 1}], key=str
+    )
+    assert chain.differences() == []
+
+
+def test_only_the_aggregator_that_charged_takes_back(chain: Chain, other: Chain) -> None:
+    """Of two batches the one with the smaller id stays, whoever looks, and its aggregator has nothing to take back."""
+    charged_twice(chain, other, traces(*(usage_span() for _ in range(5))))
+    taken = {take_back(chain), take_back(other)}
+    assert taken == {0, 5}
+    (row,) = chain.rows("SELECT min(toString(batch_id)) AS smallest FROM credit_usage_events")
+    assert chain.rows("SELECT * FROM credit_voids WHERE toString(batch_id) = {smallest:String}", **row) == []
+
+
+def test_three_aggregators_charge_once(chain: Chain, other: Chain, tmp_path: Path) -> None:
+    """Whoever sees what when: of three charges of one usage one stays."""
+    request = traces(usage_span({AMOUNT: "3"}))
+    with Spool(tmp_path / "third.sqlite", 1 << 30, 1.0) as spool:
+        third = Chain(chain.client, spool, chain.settings)
+        charged_twice(chain, other, request)
+        taken = take_back(chain) + take_back(other)
+        batch = third.compose(request)
+        insert_unseeing(third, batch)
+        note_doubles(third.client, batch.batch_id)
+        third.spool.forget(batch)
+        taken += sum(map(take_back, (chain, other, third)))
+    assert taken == 2
+    assert sum(chain.charges()) == 3
+    assert chain.differences() == []
+
+
+def test_a_cut_off_correction_is_completed(chain: Chain, other: Chain) -> None:
+    """A correction that is repeated, wholly or after it was cut off in any table, corrects once."""
+    charged_twice(chain, other, mixed_usage())
+    for each in (chain, other):
+        if doubles := doubles_to_take_back(each.client, each.spool.receiver, ()):
+            batch = double_batch(doubles, each.spool.receiver)
+            for view in ("usage_month_voids_mv", "voided_events_mv"):
+                chain.command(f"DETACH TABLE {view} SYNC")
+                run_replay(each.client, batch)
+                chain.command(f"ATTACH TABLE {view}")
+            run_replay(each.client, batch)
+            run_replay(each.client, batch)
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert chain.differences() == []
+
+
+def test_nothing_is_taken_back_before_the_other_charge_is_there(chain: Chain, other: Chain) -> None:
+    """As long as the charge that is to stay has not reached the events, the noted one is the only one, and stays."""
+    charged_twice(chain, other, traces(usage_span({AMOUNT: "2"})))
+    chain.command("CREATE TABLE hidden AS credit_usage_events")
+    chain.command("INSERT INTO hidden SELECT * FROM credit_usage_events ORDER BY toString(batch_id) LIMIT 1")
+    chain.command("DELETE FROM credit_usage_events WHERE batch_id IN (SELECT batch_id FROM hidden)")
+    assert take_back(chain) + take_back(other) == 0
+    chain.command("INSERT INTO credit_usage_events SELECT * FROM hidden")
+    assert take_back(chain) + take_back(other) == 1
+    assert sum(chain.charges()) == 2
+
+
+def test_a_batch_under_way_is_left_alone(chain: Chain, other: Chain) -> None:
+    """A charge is taken back only after its own batch has reached every total."""
+    charged_twice(chain, other, traces(usage_span()))
+    (row,) = chain.rows("SELECT max(toString(batch_id)) AS last FROM credit_usage_events")
+    under_way = [Batch(row["last"], Signal.TRACES, 1, 1, b"")]
+    for each in (chain, other):
+        assert doubles_to_take_back(each.client, each.spool.receiver, under_way) == []
+
+
+def test_usage_that_was_charged_once_is_not_noted(chain: Chain, other: Chain) -> None:
+    """Copies that came one after the other, in a batch or again, are duplicates and nothing is noted."""
+    request = traces(usage_span(), usage_span({KEY: "a"}), span())
+    for each in (chain, other, chain):
+        batch = each.send(request)
+        note_doubles(each.client, batch.batch_id)
+    assert chain.rows("SELECT * FROM double_charges") == []
