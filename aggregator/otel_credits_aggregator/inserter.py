@@ -36,7 +36,14 @@ from otel_credits_aggregator.replay import (
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool, Waiting
 from otel_credits_aggregator.store import Client, connect, is_embedded
-from otel_credits_aggregator.voids import VOIDS_MAX, double_batch, doubles_to_take_back, note_doubles
+from otel_credits_aggregator.voids import (
+    VOIDS_MAX,
+    charges_of,
+    double_batch,
+    doubles_to_take_back,
+    note_doubles,
+    void_batch,
+)
 
 __all__ = ["Inserter", "Progress"]
 
@@ -116,6 +123,14 @@ class Inserter:
             Stopping: nothing is inserted any more. (The future may have it, too.)
         """
         return self._enqueue(lambda: self._treat_all(selection, treatment))
+
+    def void(self, event_id: str, treatment: Treatment) -> "Future[bool]":
+        """Takes the charge of an event back, once; the future says whether it was there and still charged.
+
+        Raises:
+            Stopping: as above.
+        """
+        return self._enqueue(lambda: self._void(event_id, treatment))
 
     def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
         """Does something with the store while no batch of this aggregator is under way; senders are answered meanwhile.
@@ -303,6 +318,14 @@ class Inserter:
         if not self._stopping and not is_embedded(self._settings.dsn):
             self._take_back_doubles()
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
+
+    def _void(self, event_id: str, treatment: Treatment) -> bool:
+        charges = self._attempt(lambda: charges_of(self._connected(), [event_id]))
+        # Of two charges the other one is a double, which is taken back anyhow.
+        if not charges or charges[0].is_void:
+            return False
+        self._begin(void_batch(charges[:1], treatment))
+        return True
 
     def _take_back_doubles(self) -> None:
         receiver, spool = self._spool.receiver, self._spool

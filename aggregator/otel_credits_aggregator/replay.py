@@ -114,7 +114,8 @@ SELECT
     length(raw_request) AS raw_bytes
 FROM credit_quarantine
 WHERE {_CHOSEN} AND quarantine_id NOT IN (
-    SELECT quarantine_id FROM quarantine_decisions WHERE {_CHOSEN} AND decided_at = fromUnixTimestamp64Micro({{decided_at_us:Int64}}, 'UTC'))
+    SELECT quarantine_id FROM quarantine_decisions
+    WHERE {_CHOSEN} AND decided_at = fromUnixTimestamp64Micro({{decided_at_us:Int64}}, 'UTC'))
 ORDER BY received_at, quarantine_id
 """,
 )

@@ -94,6 +94,10 @@ class Aggregator:
         """See :meth:`Inserter.treat`."""
         return self.inserter.treat(selection, treatment)
 
+    def void(self, event_id: str, treatment: Treatment) -> "Future[bool]":
+        """See :meth:`Inserter.void`."""
+        return self.inserter.void(event_id, treatment)
+
     def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
         """See :meth:`Inserter.between_batches`."""
         return self.inserter.between_batches(work)

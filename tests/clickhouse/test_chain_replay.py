@@ -332,6 +332,21 @@ def test_usage_without_a_user_is_charged_to_whom_it_is_assigned(chain: Chain, st
     chain.assert_sums_agree()
 
 
+def test_a_decision_that_is_halved_is_recorded_once(chain: Chain) -> None:
+    """If the store refuses a batch after its decisions were recorded, its halves do not record them again."""
+    chain.send(traces(*nameless(4)))
+    batch = compose(chain, treatment=TO_ADA)
+    with pytest.raises(Killed):
+        run_replay(DyingClient(chain, 1), batch)
+    assert chain.rows("SELECT count() AS n FROM quarantine_decisions") == [{"n": 4}]
+    for half in halves_of_replay(batch):
+        run_replay(chain.client, half)
+    (decision,) = chain.rows(DECISIONS)
+    assert decision["n"] == 4
+    assert chain.outcomes() == {"charged": 4}
+    chain.assert_sums_agree()
+
+
 def test_a_payer_is_not_changed(chain: Chain) -> None:
     """Usage that names a user is not assigned to another, whatever is selected."""
     chain.send(traces(*waiting(), *nameless(1)))

@@ -13,9 +13,10 @@ from typing import TypeVar
 import uvicorn
 from otel_credits_aggregator.api import create_app
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.replay import Selection, Treatment
+from otel_credits_aggregator.replay import Selection, Treatment, run_replay
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.store import Client, connect
+from otel_credits_aggregator.voids import charges_of, void_batch
 
 from support.processes import wait_until
 
@@ -58,6 +59,15 @@ class AggregatorState:
         """Remember the request, and be done at once."""
         self.taken_in.append((signal, payload))
         return _done(1)
+
+    def void(self, event_id: str, treatment: Treatment) -> Future[bool]:
+        """Take it back now, as the inserter does."""
+        with connect(self.dsn) as client:
+            charges = charges_of(client, [event_id])
+            if not charges or charges[0].is_void:
+                return _done(False)
+            run_replay(client, void_batch(charges[:1], treatment))
+            return _done(True)
 
     def between_batches(self, work: Callable[[Client], T]) -> Future[T]:
         """Do it now: nothing is inserted here."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LIMIT, LedgerOfApp, Limit, QueryUserId
@@ -16,8 +17,10 @@ from otel_credits_aggregator.ledger import (
     Fix,
     MonthlyUsage,
     NewBackup,
+    NewVoid,
     Rebuilt,
     SeriesFault,
+    Void,
 )
 
 __all__ = ["router"]
@@ -25,9 +28,24 @@ __all__ = ["router"]
 router = APIRouter(tags=["ledger"])
 
 
-@router.get("/events", summary="The latest charges, newest first", responses=errors())
+@router.get("/events", summary="The latest charges and what took some back, newest first", responses=errors())
 def list_events(ledger: LedgerOfApp, user: QueryUserId = None, limit: Limit = LIMIT) -> Sequence[Event]:
     return ledger.events(user, limit)
+
+
+@router.post(
+    "/events/{event_id}/void",
+    summary="Take a charge back",
+    status_code=HTTPStatus.CREATED,
+    responses=errors_with_body(HTTPStatus.NOT_FOUND)
+    | {HTTPStatus.OK.value: {"model": Void, "description": "Was taken back before."}},
+)
+def void_event(event_id: UUID, new: NewVoid, ledger: LedgerOfApp, response: Response) -> Void:
+    """By a further entry; the charge itself stays, and shows as `void`. Again: 200, and who did it then and why."""
+    void, is_new = ledger.void(event_id, new)
+    if not is_new:
+        response.status_code = HTTPStatus.OK
+    return void
 
 
 @router.get("/usage/monthly", summary="Consumption by month, action and model", responses=errors())

@@ -1,4 +1,4 @@
-"""`sql`, `balance`, `events`, `reconcile`, `rebuild`."""
+"""`sql`, `balance`, `events`, `void`, `reconcile`, `rebuild`."""
 
 import getpass
 from contextlib import closing
@@ -10,8 +10,8 @@ from otel_credits_aggregator.cli import _tables
 from otel_credits_aggregator.cli._arguments import AsJson, Limit, User, UserOption, checked
 from otel_credits_aggregator.cli._errors import EXIT_COULD_NOT, complain
 from otel_credits_aggregator.cli._ledger import open_ledger
-from otel_credits_aggregator.cli._output import print_rows, print_sql_rows
-from otel_credits_aggregator.ledger import Fix
+from otel_credits_aggregator.cli._output import print_rows, print_sql_rows, shown
+from otel_credits_aggregator.ledger import Fix, NewVoid, QuarantineFilter
 from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT
 
 __all__ = ["add_to"]
@@ -37,6 +37,30 @@ def events(user: UserOption = None, limit: Limit = 20, as_json: AsJson = False) 
     with closing(open_ledger()) as ledger:
         rows = ledger.events(user, limit)
     print_rows(rows, _tables.EVENT, as_json=as_json, none="nothing was charged yet")
+
+
+def void(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The event id, as `events --json` shows it.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; recorded.")],
+    by: Annotated[
+        str, typer.Option("--by", metavar="NAME", help="Who decides; recorded. Default: your name here.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take one charge back, by a further entry that gives the credits back; the charge itself stays, as void."""
+    (event_id,) = checked(QuarantineFilter, event_ids=(event,)).event_ids
+    new = checked(NewVoid, reason=reason, voided_by=by or getpass.getuser())
+    with closing(open_ledger()) as ledger:
+        done, is_new = ledger.void(event_id, new)
+    if as_json:
+        print_rows([done], (), as_json=True, none="")
+    elif is_new:
+        print(f"gave {shown(done.credits)} credits back to {shown(done.user_id)}")
+    else:
+        print(
+            f"was void before: {shown(done.voided_by)} took it back at {shown(done.voided_at)} UTC"
+            f" ({shown(done.reason)}); nothing was changed"
+        )
 
 
 def reconcile(
@@ -123,5 +147,8 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog='Example: otel-credits sql "SELECT user_id, current_balance FROM user_credit_balances"')(sql)
     app.command(epilog="Example: otel-credits balance 42 --json")(balance)
     app.command(epilog="Example: otel-credits events --user 42 --limit 5")(events)
+    app.command(
+        epilog='Example: otel-credits void 0d9e8a5c-5b1f-4a51-8f0e-2f6f1a1f4d3b --reason "the report was empty"'
+    )(void)
     app.command(epilog="Example: otel-credits reconcile")(reconcile)
     app.command(epilog="Example: otel-credits rebuild")(rebuild)

@@ -5,7 +5,7 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_totals`, `_backup`,
+`_grants` (granting once), `_server` (what only a running server may do), `_quarantine`, `_voids`, `_totals`, `_backup`,
 `_read_only_sql` (what a query from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
 """
 
@@ -41,6 +41,7 @@ from otel_credits_aggregator.ledger.models import (
     NewGrant,
     NewPrice,
     NewRule,
+    NewVoid,
     Price,
     Profile,
     QuarantinedCopy,
@@ -56,6 +57,7 @@ from otel_credits_aggregator.ledger.models import (
     SeriesFault,
     TakenIn,
     User,
+    Void,
 )
 from otel_credits_aggregator.ledger.remote import RemoteLedger
 
@@ -83,6 +85,7 @@ __all__ = [
     "NewGrant",
     "NewPrice",
     "NewRule",
+    "NewVoid",
     "NotFoundError",
     "NotPermittedError",
     "OneUserLedger",
@@ -105,5 +108,6 @@ __all__ = [
     "TakenIn",
     "UnauthenticatedError",
     "User",
+    "Void",
     "store_id",
 ]

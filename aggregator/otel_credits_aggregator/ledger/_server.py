@@ -25,6 +25,9 @@ class Server(Protocol):
     def treat(self, selection: Selection, treatment: Treatment) -> "Future[int]":
         """Replay, assign or discard quarantined rows, each once; the future has the number of rows taken."""
 
+    def void(self, event_id: str, treatment: Treatment) -> "Future[bool]":
+        """Take the charge of an event back; whether it was there and still charged."""
+
     def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
         """Do something with the store while no batch is under way."""
 

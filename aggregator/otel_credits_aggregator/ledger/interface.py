@@ -21,6 +21,7 @@ from otel_credits_aggregator.ledger.models import (
     NewGrant,
     NewPrice,
     NewRule,
+    NewVoid,
     Price,
     Profile,
     QuarantinedCopy,
@@ -36,6 +37,7 @@ from otel_credits_aggregator.ledger.models import (
     SeriesFault,
     TakenIn,
     User,
+    Void,
 )
 
 __all__ = ["EVERYTHING", "LIMIT_DEFAULT", "LIMIT_MAX", "Ledger"]
@@ -74,6 +76,12 @@ class Ledger(Protocol):
 
     def events(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[Event]:
         """The latest charges, newest first."""
+
+    def void(self, event_id: UUID, new: NewVoid) -> tuple[Void, bool]:
+        """Take one charge back, by a further entry; the bool is False if that was done before, and by whom is returned.
+
+        Raises NotFoundError if nothing with this id was charged.
+        """
 
     def monthly_usage(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[MonthlyUsage]:
         """Consumption by month, action and model, latest month first."""

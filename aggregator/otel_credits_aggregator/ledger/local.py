@@ -22,6 +22,7 @@ from otel_credits_aggregator.ledger._series import series_faults
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
+from otel_credits_aggregator.ledger._voids import Voids
 from otel_credits_aggregator.ledger.errors import (
     InvalidQueryError,
     NotFoundError,
@@ -45,6 +46,7 @@ from otel_credits_aggregator.ledger.models import (
     NewGrant,
     NewPrice,
     NewRule,
+    NewVoid,
     Price,
     Profile,
     QuarantinedCopy,
@@ -60,6 +62,7 @@ from otel_credits_aggregator.ledger.models import (
     SeriesFault,
     TakenIn,
     User,
+    Void,
 )
 from otel_credits_aggregator.replay import Treatment
 from otel_credits_aggregator.settings import Settings
@@ -109,6 +112,7 @@ class LocalLedger:
         self._store = Store(dsn, reads)
         self._grants = Grants(self._store)
         self._quarantine = Quarantine(self._store, server)
+        self._voids = Voids(self._store, server)
         self._totals = Totals(self._store, self._grants, server)
         self._backups = Backups(dsn, settings, self._grants, server)
         self._queries = ClientPool(dsn, _QUERIES_FROM_OUTSIDE, size=queries, wait_s=_QUERY_WAIT_S)
@@ -152,6 +156,9 @@ class LocalLedger:
 
     def events(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[Event]:
         return self._store.read(Event, "events", user_id=user_id or "", limit=limit)
+
+    def void(self, event_id: UUID, new: NewVoid) -> tuple[Void, bool]:
+        return self._voids.void(event_id, new)
 
     def monthly_usage(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[MonthlyUsage]:
         return self._store.read(MonthlyUsage, "monthly_usage", user_id=user_id or "", limit=limit)

@@ -199,6 +199,20 @@ class Event(_Row):
     status: Literal["charged", "void", "reversal"]
 
 
+class Void(_Row):
+    """A charge that was taken back because someone decided it."""
+
+    event_id: UUID
+    user_id: str
+    action_type: str
+    model: str
+    credits: Exact
+    reason: str
+    voided_by: str
+    voided_at: Utc
+    created_at: Utc
+
+
 class Grant(_Row):
     """Credits given to a user."""
 
@@ -524,6 +538,13 @@ class Fix(_Input):
 
     corrected_by: Text = Field("", examples=["ada"])
     comment: Text = Field("", examples=["after the disk failure of 2026-11-20"])
+
+
+class NewVoid(_Input):
+    """Why a charge is taken back."""
+
+    reason: Name = Field(description="Why; recorded.", examples=["the report was empty"])
+    voided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
 
 
 class NewGrant(_Input):

@@ -40,6 +40,7 @@ from otel_credits_aggregator.ledger.models import (
     NewGrant,
     NewPrice,
     NewRule,
+    NewVoid,
     Price,
     Profile,
     QuarantinedCopy,
@@ -55,6 +56,7 @@ from otel_credits_aggregator.ledger.models import (
     SeriesFault,
     TakenIn,
     User,
+    Void,
 )
 
 __all__ = ["RemoteLedger"]
@@ -119,6 +121,10 @@ class RemoteLedger:
 
     def events(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[Event]:
         return self._list(Event, "/events", user=user_id, limit=limit)
+
+    def void(self, event_id: UUID, new: NewVoid) -> tuple[Void, bool]:
+        answer = self._answer("POST", f"/events/{event_id}/void", new)
+        return Void.model_validate_json(answer.content), answer.status_code == httpx.codes.CREATED
 
     def monthly_usage(self, user_id: str | None = None, limit: int = LIMIT_DEFAULT) -> Sequence[MonthlyUsage]:
         return self._list(MonthlyUsage, "/usage/monthly", user=user_id, limit=limit)
