@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from otel_credits_aggregator.envelope import framed
+from otel_credits_aggregator.envelope import allowed, framed
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.privacy import stripped
@@ -16,6 +16,18 @@ from otel_credits_aggregator.store import Client, DatabaseError
 __all__ = ["ONE_BLOCK", "insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
 
 _RAW_REASON = "request_not_insertable"
+_RAW_COLUMNS = (
+    "event_id",
+    "reason",
+    "detail",
+    "received_at",
+    "items",
+    "signal",
+    "receiver",
+    "raw_request",
+    "allowed_services",
+    "allowed_actions",
+)
 _TARGETS = {Signal.TRACES: ("otlp_traces", "Traces"), Signal.METRICS: ("otlp_metrics", "Metrics")}
 
 # A batch must pass the chain as one block: copies of a usage within it are recognised block by block.
@@ -157,7 +169,7 @@ def quarantine_raw(
     client: Client, spool: Spool, batch: Batch, error: Exception, user_attributes: Sequence[str] = ()
 ) -> None:
     """Keeps the one request of a batch that cannot be inserted, with the store's reason; what no charge needs is left out."""
-    ((payload, received_at_us, _),) = spool.payloads(batch)
+    ((payload, received_at_us, binding),) = spool.payloads(batch)
     ((_, items),) = spool.request_ids(batch)
     signal = "span" if batch.signal is Signal.TRACES else "point"
     received_at = datetime.fromtimestamp(received_at_us / 1e6, UTC)
@@ -173,9 +185,10 @@ def quarantine_raw(
                 signal,
                 spool.receiver,
                 stripped(batch.signal, payload, user_attributes),
+                *allowed(binding),
             ]
         ],
-        column_names=["event_id", "reason", "detail", "received_at", "items", "signal", "receiver", "raw_request"],
+        column_names=_RAW_COLUMNS,
         settings=token_settings(f"{batch.batch_id}-raw"),
     )
     client.insert(

@@ -9,7 +9,7 @@ from otel_credits_aggregator.otlp import ENVELOPE_FIELD
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Request
 
-__all__ = ["binding_fields", "framed", "settings_fields"]
+__all__ = ["allowed", "binding_fields", "framed", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
@@ -34,6 +34,18 @@ def binding_fields(services: Iterable[str], action_types: Iterable[str]) -> byte
     )
 
 
+def allowed(binding: bytes) -> tuple[list[str], list[str]]:
+    """The services and the actions of :func:`binding_fields`."""
+    names: dict[int, list[str]] = {_ALLOWED_SERVICES: [], _ALLOWED_ACTIONS: []}
+    start = 0
+    while start < len(binding):
+        tag, start = _read_varint(binding, start)
+        length, start = _read_varint(binding, start)
+        names[tag >> 3].append(binding[start : start + length].decode())
+        start += length
+    return names[_ALLOWED_SERVICES], names[_ALLOWED_ACTIONS]
+
+
 def framed(batch_id: str, fields: bytes, requests: Iterable[Request]) -> bytes:
     """The body of an insert: each request, with envelope and length."""
     common = fields + _text(_BATCH_ID, batch_id)
@@ -51,6 +63,15 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def _read_varint(encoded: bytes, start: int) -> tuple[int, int]:
+    """A number, and where the next field begins."""
+    value, shift = 0, 0
+    while encoded[start] & 0x80:
+        value |= (encoded[start] & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+    return value | encoded[start] << shift, start + 1
 
 
 def _integer(field: int, value: int) -> bytes:

@@ -102,9 +102,9 @@ class Aggregator:
         """See :meth:`Inserter.between_batches`."""
         return self.inserter.between_batches(work)
 
-    def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
-        """See :meth:`Intake.accept`; an admin's request is bound to nothing."""
-        return self.intake.accept(signal, payload, b"")
+    def accept(self, signal: Signal, payload: bytes, binding: bytes) -> "Future[int]":
+        """See :meth:`Intake.accept`."""
+        return self.intake.accept(signal, payload, binding)
 
     def stop(self) -> bool:
         """Refuses what is new, finishes what is under way, inserts what waits; returns whether the spool is empty."""

@@ -137,6 +137,18 @@ def test_raw_requests_are_exported_and_imported(aggregator: AggregatorProcess, t
     assert_exact(aggregator, {"ada": Decimal(3)})
 
 
+def test_an_imported_request_is_held_to_its_binding(aggregator: AggregatorProcess) -> None:
+    """What the sender's token did not allow is not charged by an import either."""
+    spans = [usage_span({USER: "ada", ACTION: action, AMOUNT: "1"}) for action in ("chat", "render")]
+    raw = base64.b64encode(traces(*spans, service="chat-app").SerializeToString()).decode()
+    line = {"signal": "traces", "raw_request": raw, "allowed_services": ["chat-app"], "allowed_actions": ["chat"]}
+    assert run(aggregator, "quarantine", "import", "-", stdin=json.dumps(line) + "\n").returncode == 0
+    assert settle(aggregator) == Accounting(received=2, charged=1, quarantined=1)
+    assert_exact(aggregator, {"ada": Decimal(1)})
+    (row,) = listed(aggregator)
+    assert (row["action_type"], row["reason"]) == ("render", "not_allowed")
+
+
 NO_REQUESTS = ("{}", "nonsense", '{"signal": "traces", "raw_request": "?"}', '{"signal": "logs", "raw_request": ""}')
 
 

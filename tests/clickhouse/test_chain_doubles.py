@@ -131,6 +131,7 @@ def test_a_cut_off_correction_is_completed(chain: Chain, other: Chain) -> None:
 def test_nothing_is_taken_back_before_the_other_charge_is_there(chain: Chain, other: Chain) -> None:
     """As long as the charge that is to stay has not reached the events, the noted one is the only one, and stays."""
     charged_twice(chain, other, traces(usage_span({AMOUNT: "2"})))
+    chain.command("DROP TABLE IF EXISTS hidden")
     chain.command("CREATE TABLE hidden AS credit_usage_events")
     chain.command("INSERT INTO hidden SELECT * FROM credit_usage_events ORDER BY toString(batch_id) LIMIT 1")
     chain.command("DELETE FROM credit_usage_events WHERE batch_id IN (SELECT batch_id FROM hidden)")
@@ -138,6 +139,7 @@ def test_nothing_is_taken_back_before_the_other_charge_is_there(chain: Chain, ot
     chain.command("INSERT INTO credit_usage_events SELECT * FROM hidden")
     assert take_back(chain) + take_back(other) == 1
     assert sum(chain.charges()) == 2
+    chain.command("DROP TABLE hidden SYNC")
 
 
 def test_a_batch_under_way_is_left_alone(chain: Chain, other: Chain) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from otel_credits_aggregator.envelope import binding_fields
+from otel_credits_aggregator.batch_insert import quarantine_raw
+from otel_credits_aggregator.envelope import allowed, binding_fields
+from otel_credits_aggregator.ledger import LocalLedger
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.replay import quarantined_ids, replay_batch, run_replay
 from otel_credits_aggregator.spool import Spool
@@ -84,6 +86,29 @@ def test_a_replay_stays_refused(chain: Chain) -> None:
     (row,) = chain.rows("SELECT allowed_services, allowed_actions FROM credit_quarantine")
     assert row == {"allowed_services": ["chat-app"], "allowed_actions": ["render"]}
     chain.assert_sums_agree()
+
+
+@pytest.mark.parametrize(
+    ("services", "actions"), [([], []), (["chat-app"], []), (["a", "ü" * 200], ["render", "x" * 20_000])]
+)
+def test_a_binding_is_read_as_it_was_written(services: list[str], actions: list[str]) -> None:
+    """What a token allows is the same after it was kept as bytes."""
+    assert allowed(binding_fields(services, actions)) == (services, actions)
+
+
+def test_a_request_that_is_kept_raw_stays_bound(chain: Chain) -> None:
+    """A request that the store refused keeps its sender's binding, and is given out with it."""
+    for binding in (BOTH, b""):
+        batch = chain.compose(usages("billing", "a"), binding=binding)
+        quarantine_raw(chain.client, chain.spool, batch, ValueError("refused"))
+        chain.spool.forget(batch)
+    (database,) = chain.rows("SELECT currentDatabase() AS name")
+    with LocalLedger(f"chdb://memory/{database['name']}") as ledger:
+        kept = [ledger.quarantined_request(row.quarantine_id) for row in ledger.quarantined_requests()]
+    assert [(request.allowed_services, request.allowed_actions) for request in kept] == [
+        (("chat-app",), ("render",)),
+        ((), ()),
+    ]
 
 
 def test_the_binding_is_durable(tmp_path: object) -> None:

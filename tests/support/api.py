@@ -55,7 +55,7 @@ class AggregatorState:
         self.treated.append((selection, treatment))
         return _done(1)
 
-    def accept(self, signal: Signal, payload: bytes) -> Future[int]:
+    def accept(self, signal: Signal, payload: bytes, binding: bytes) -> Future[int]:
         """Remember the request, and be done at once."""
         self.taken_in.append((signal, payload))
         return _done(1)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from otel_credits_aggregator.envelope import binding_fields
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import BusyError, InvalidRequestError, LedgerError, NotFoundError
@@ -94,10 +95,10 @@ class Quarantine:
         """See `Ledger.take_in`."""
         if self._server is None:
             raise LedgerError("only a running server can receive: start `otel-credits serve`")
-        signal = Signal(request.signal)
+        signal, binding = Signal(request.signal), binding_fields(request.allowed_services, request.allowed_actions)
         try:
             items = item_count(signal, parse(signal, request.payload))
-            self._server.accept(signal, request.payload).result(_TAKE_IN_TIMEOUT_S)
+            self._server.accept(signal, request.payload, binding).result(_TAKE_IN_TIMEOUT_S)
         except FutureTimeoutError:
             raise BusyError("the spool did not answer in time; importing it again charges nothing twice") from None
         except Refusal as error:

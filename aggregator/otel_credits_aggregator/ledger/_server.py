@@ -31,8 +31,8 @@ class Server(Protocol):
     def between_batches(self, work: Callable[[Client], T]) -> "Future[T]":
         """Do something with the store while no batch is under way."""
 
-    def accept(self, signal: Signal, payload: bytes) -> "Future[int]":
-        """Receive a request; it is durable when the future is done."""
+    def accept(self, signal: Signal, payload: bytes, binding: bytes) -> "Future[int]":
+        """Receive a request that may charge what its binding says; it is durable when the future is done."""
 
 
 def undisturbed(server: Server, grants: Lock, work: Callable[[Client], T]) -> T:

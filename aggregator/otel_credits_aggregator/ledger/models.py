@@ -526,6 +526,8 @@ class RawRequest(_Input):
 
     signal: Literal["traces", "metrics"]
     raw_request: Annotated[str, AfterValidator(_base64)] = Field(description="The request in OTLP protobuf, base64.")
+    allowed_services: tuple[Name, ...] = Field((), description="What its sender might charge for; empty: any service.")
+    allowed_actions: tuple[Name, ...] = Field((), description="The same of actions.")
 
     @property
     def payload(self) -> bytes:
