@@ -50,7 +50,7 @@ ALL_COMMANDS = [path for path in _commands(get_command(app)) if path]
 def test_the_commands_are_those_of_the_design() -> None:
     """All commands that others script against are there."""
     assert {path[0] for path in ALL_COMMANDS} == {
-        *("serve", "migrate", "demo", "sql", "balance", "events", "grant"),
+        *("serve", "migrate", "demo", "sql", "balance", "events", "void", "grant"),
         *("users", "prices", "rules", "quarantine", "reconcile", "rebuild", "backup", "restore", "tokens"),
     }
     assert {("users", "set"), ("users", "list"), ("prices", "set"), ("prices", "list")} <= set(ALL_COMMANDS)
