@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from otel_credits_aggregator.access import grpc_credentials
+from otel_credits_aggregator.access import TlsFiles
 from otel_credits_aggregator.intake import Intake
 from otel_credits_aggregator.otlp import RECEIVED, Signal, response_type
 from otel_credits_aggregator.outcomes import Refusal
@@ -26,14 +26,12 @@ _SERVICES = {
 _METHODS = {f"/{_SERVICES[signal]}/Export": signal for signal in RECEIVED}
 
 
-def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
+def start_grpc(intake: Intake, settings: Settings, tls: TlsFiles | None) -> grpc.Server:
     """Starts listening on the gRPC port.
 
     Raises:
         RuntimeError: the port cannot be bound.
-        TlsFilesError: the certificate cannot be used.
     """
-    credentials = grpc_credentials(settings)
     server = grpc.server(
         ThreadPoolExecutor(settings.receive_threads, thread_name_prefix="otlp-grpc"),
         options=[("grpc.max_receive_message_length", settings.request_bytes_max), ("grpc.so_reuseport", 0)],
@@ -41,10 +39,10 @@ def start_grpc(intake: Intake, settings: Settings) -> grpc.Server:
     server.add_generic_rpc_handlers((_Otlp(intake),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host  # IPv6
     address = f"{host}:{settings.grpc_port}"
-    if credentials is None:
+    if tls is None:
         server.add_insecure_port(address)
     else:
-        server.add_secure_port(address, credentials)
+        server.add_secure_port(address, tls.grpc_credentials())
     server.start()
     return server
 

@@ -22,10 +22,12 @@ from starlette.types import ASGIApp
 
 from otel_credits_aggregator.access import (
     Gate,
+    TlsFiles,
     TlsFilesError,
     TokensFileError,
     Unprotected,
     check_listening,
+    tls_files,
     uvicorn_options,
 )
 from otel_credits_aggregator.api import create_app
@@ -64,6 +66,7 @@ class Aggregator:
         self.intake = Intake(self.spool, settings.request_bytes_max, gate)
         self.inserter = Inserter(self.spool, settings)
         self.metrics = AggregatorMetrics(settings, self.spool, self.intake, self.inserter)
+        self.tls: TlsFiles | None = None
         self._grpc: grpc.Server | None = None
 
     def start(self) -> None:
@@ -74,7 +77,8 @@ class Aggregator:
             TlsFilesError: the certificate cannot be used; nothing was started.
         """
         try:
-            self._grpc = start_grpc(self.intake, self.settings)
+            self.tls = tls_files(self.settings)
+            self._grpc = start_grpc(self.intake, self.settings, self.tls)
         except (RuntimeError, TlsFilesError):
             self.spool.close()
             raise
@@ -168,10 +172,11 @@ def _end_within(seconds: float, code: int) -> None:
 
 
 async def _serve_http(aggregator: Aggregator) -> int:
-    settings = aggregator.settings
+    settings, tls = aggregator.settings, aggregator.tls
+    receiver = create_http_receiver(aggregator.intake, settings.receive_threads)
     servers = [
-        _HttpServer(create_http_receiver(aggregator.intake, settings.receive_threads), settings, settings.http_port),
-        _HttpServer(create_app(settings, aggregator, gate=aggregator.gate), settings, settings.api_port),
+        _HttpServer(receiver, settings, settings.http_port, tls),
+        _HttpServer(create_app(settings, aggregator, gate=aggregator.gate), settings, settings.api_port, tls),
     ]
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -203,7 +208,7 @@ async def _serve_http(aggregator: Aggregator) -> int:
 class _HttpServer(uvicorn.Server):
     """A uvicorn server that leaves signals to us."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, port: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, port: int, tls: TlsFiles | None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -215,6 +220,10 @@ class _HttpServer(uvicorn.Server):
                 **uvicorn_options(settings),
             )
         )
+        if tls is not None:
+            self.config.load()
+            assert self.config.ssl is not None
+            tls.follow(self.config.ssl)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -41,7 +41,10 @@ class Files:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A server's certificate, a client's of the same authority, and a stranger's of another."""
-    folder = tmp_path_factory.mktemp("certificates")
+    return issued_in(tmp_path_factory.mktemp("certificates"))
+
+
+def issued_in(folder: Path) -> Files:
     authority, others = trustme.CA(), trustme.CA()
     issued = {
         "server": authority.issue_cert("127.0.0.1", "localhost"),
@@ -201,3 +204,65 @@ def test_a_certificate_that_cannot_be_used_is_no_start(tmp_path: Path, files: Fi
     assert aggregator.wait(TIMEOUT_S) == 1
     assert str(certificate) in aggregator.output()
     assert "Traceback" not in aggregator.output()
+
+
+def replace(files: Files, by: Files) -> None:
+    """Puts new files in the place of a server's own, one after the other, as someone who renews them does."""
+    for old, new in ((files.certificate, by.certificate), (files.key, by.key), (files.authority, by.authority)):
+        waiting = old.with_suffix(".new")
+        waiting.write_bytes(new.read_bytes())
+        waiting.replace(old)
+
+
+def reached(to: TlsAggregator, files: Files) -> dict[str, bool]:
+    """Whether someone with these authorities and this client certificate gets through at each door."""
+    context = ssl.create_default_context(cafile=str(files.authority))
+    context.load_cert_chain(files.client_certificate, files.client_key)
+    found = {}
+    for name, port in (("api", to.api_port), ("http", to.http_port)):
+        try:
+            found[name] = (
+                httpx.get(f"https://127.0.0.1:{port}/healthz", verify=context, timeout=TIMEOUT_S).status_code < 500
+            )
+        except httpx.TransportError:
+            found[name] = False
+    parts = (files.authority, files.client_key, files.client_certificate)
+    channel = grpc.secure_channel(
+        f"127.0.0.1:{to.grpc_port}", grpc.ssl_channel_credentials(*(part.read_bytes() for part in parts))
+    )
+    try:
+        grpc.channel_ready_future(channel).result(timeout=5)
+        found["grpc"] = True
+    except grpc.FutureTimeoutError:
+        found["grpc"] = False
+    finally:
+        channel.close()
+    return found
+
+
+def test_certificates_are_followed(tmp_path: Path) -> None:
+    """New files count at all three doors without a restart, for who is let in, too; broken ones change nothing."""
+    for name in ("in use", "old", "new"):
+        (tmp_path / name).mkdir()
+    old, new, everywhere = (
+        issued_in(tmp_path / "old"),
+        issued_in(tmp_path / "new"),
+        {"api": True, "http": True, "grpc": True},
+    )
+    in_use = issued_in(tmp_path / "in use")
+    replace(in_use, old)
+    aggregator = TlsAggregator(tmp_path / "data", in_use, mutual=True)
+    aggregator.context = ssl.create_default_context(cafile=str(old.authority))
+    aggregator.context.load_cert_chain(old.client_certificate, old.client_key)
+
+    def has_said_so() -> bool:
+        return reached(aggregator, old) == everywhere and "what was read before stays in use" in aggregator.output()
+
+    with aggregator:
+        in_use.key.write_bytes(new.key.read_bytes())
+        aggregator.wait_for(has_said_so, TIMEOUT_S, "it has said that the key does not belong to the certificate")
+        assert reached(aggregator, old) == everywhere
+        replace(in_use, new)
+        aggregator.wait_for(lambda: reached(aggregator, new) == everywhere, TIMEOUT_S, "the new files count")
+        assert not any(reached(aggregator, old).values())
+        assert aggregator.terminate() == 0

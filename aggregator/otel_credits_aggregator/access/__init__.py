@@ -6,7 +6,7 @@ Order of the files: `_tokens` (what a token is, and the file with them), `_gate`
 
 from otel_credits_aggregator.access._gate import Gate
 from otel_credits_aggregator.access._listening import Unprotected, check_listening
-from otel_credits_aggregator.access._tls import TlsFilesError, grpc_credentials, uvicorn_options
+from otel_credits_aggregator.access._tls import TlsFiles, TlsFilesError, tls_files, uvicorn_options
 from otel_credits_aggregator.access._tokens import (
     Role,
     Token,
@@ -20,15 +20,16 @@ from otel_credits_aggregator.access._tokens import (
 __all__ = [
     "Gate",
     "Role",
+    "TlsFiles",
     "TlsFilesError",
     "Token",
     "TokensFileError",
     "Unprotected",
     "add_token",
     "check_listening",
-    "grpc_credentials",
     "hashed",
     "read_tokens",
     "revoke_token",
+    "tls_files",
     "uvicorn_options",
 ]
