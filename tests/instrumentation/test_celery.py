@@ -150,7 +150,7 @@ def test_eager(tasks: ModuleType, sink: OtlpSink) -> None:
         tasks.inherited.apply()
         tasks.awaited.apply(args=("bob",))
         tasks.inherited.apply()
-    assert flush(10)
+    assert flush(60)
     assert charged(sink) == [("awaited", "bob"), ("inherited", "alice"), ("inherited", "alice")]
     assert context_api.get_current() == {}
 
@@ -179,4 +179,4 @@ def test_sending_does_not_wait(tasks: ModuleType, sink: OtlpSink) -> None:
     with usage_context("alice"):
         for _ in range(50):
             tasks.inherited.delay()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10

@@ -21,7 +21,7 @@ Configured = Callable[..., OtlpSink]
 
 def received(sink: OtlpSink) -> list[SinkSpan]:
     """What has arrived, after a flush."""
-    assert flush(10)
+    assert flush(60)
     return sink.spans()
 
 

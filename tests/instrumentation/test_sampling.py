@@ -168,7 +168,7 @@ def test_client_that_says_not_sampled(sink: OtlpSink) -> None:
         otel_credits.track_compute_usage("u", "a", credits=1)
         with tracer.start_as_current_span("mine", attributes={"credits.action_type": "b", "user.id": "v"}):
             pass
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print(json.dumps(own_spans()))
     """
     assert run_app(code, sink) == []
@@ -190,7 +190,7 @@ def test_spans_that_the_app_makes_itself(sink: OtlpSink, sampler: str) -> None:
             span.set_attribute("credits.action_type", "export")
     with tracer.start_as_current_span("chat m", attributes={{"gen_ai.usage.input_tokens": 5}}):
         pass
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print(json.dumps(otel_credits.stats().recorded))
     """
     assert run_app(code, sink) == 1
@@ -208,7 +208,7 @@ def test_llm_spans_when_they_are_charged(sink: OtlpSink) -> None:
         tracer.start_span("chat m", attributes={"gen_ai.operation.name": "chat"}).end()
         tracer.start_span("ChatCompletion", attributes={"openinference.span.kind": "LLM"}).end()
         tracer.start_span("SELECT", attributes={"db.system": "x"}).end()
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink, OTEL_CREDITS_CHARGE_GENAI="on", OTEL_TRACES_SAMPLER="always_off")
@@ -229,7 +229,7 @@ def test_spans_of_the_kinds_that_are_forwarded(sink: OtlpSink) -> None:
         with otel_credits.usage_context("payer"):
             for kind in SpanKind:
                 tracer.start_span(kind.name, kind=kind).end()
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink, OTEL_CREDITS_FORWARD_SPANS="surfer", OTEL_TRACES_SAMPLER="always_off")
@@ -251,7 +251,7 @@ def test_user_survives_many_attributes(sink: OtlpSink) -> None:
         for number in range(200):
             span.set_attribute(f"filler.{number}", number)
         span.set_attribute("credits.action_type", "a")
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink)
@@ -268,7 +268,7 @@ def test_usage_survives_many_attributes(sink: OtlpSink) -> None:
         for number in range(200):
             span.set_attribute(f"filler.{number}", number)
         span.set_attribute("user.id", "evil")
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink)
@@ -286,7 +286,7 @@ def test_user_who_is_known_at_the_end(sink: OtlpSink) -> None:
         span = tracer.start_span("usage", attributes={"credits.action_type": "a"})
         otel_credits.set_user("late")
     span.end()
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink)
@@ -299,7 +299,7 @@ def test_sdk_limits_do_not_cut_usage(sink: OtlpSink) -> None:
     trace.set_tracer_provider(trace.NoOpTracerProvider())
     otel_credits.configure()
     otel_credits.track_compute_usage("a-long-user-id", "action", credits="0.123456789012", description="d" * 500)
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="2", OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT="5")
@@ -317,7 +317,7 @@ def test_service_of_a_provider_that_comes_later(sink: OtlpSink) -> None:
     otel_credits.track_compute_usage("before", "a", credits=1)
     trace.set_tracer_provider(TracerProvider(resource=Resource.create({"service.name": "shop"})))
     otel_credits.track_compute_usage("after", "a", credits=1)
-    assert otel_credits.flush(10)
+    assert otel_credits.flush(60)
     print("null")
     """
     run_app(code, sink)

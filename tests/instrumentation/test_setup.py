@@ -75,7 +75,7 @@ def test_the_environment_alone_sets_it_up(sink: OtlpSink, monkeypatch: pytest.Mo
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.endpoint)
     monkeypatch.setenv("OTEL_CREDITS_CAPTURE_SPANS", "off")
     track_compute_usage("u", "a", credits=1)
-    assert flush(10)
+    assert flush(60)
     assert len(sink.spans()) == 1
 
 
@@ -196,7 +196,7 @@ def test_counters(configured: Callable[..., OtlpSink]) -> None:
     _counters.create_counters(meter, stats)
     track_compute_usage("u", "a", credits=1)
     track_compute_usage("u", "a", credits=-1)
-    assert flush(10)
+    assert flush(60)
     data = reader.get_metrics_data()
     assert data is not None
     points = {

@@ -76,7 +76,7 @@ def test_nothing_is_left_after_delivery(configured: Configured, tmp_path: Path) 
     assert [span.attributes["credits.seq"] for span in sink.usages()] == list(range(1, 501))
     assert {span.resource["service.name"] for span in sink.usages()} == {"shop"}
     assert (stats().recorded, stats().exported, stats().waiting) == (500, 500, 0)
-    assert shutdown(10)
+    assert shutdown(60)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,10 +145,10 @@ def test_the_bound(configured: Configured, tmp_path: Path, caplog: pytest.LogCap
     assert stats().failed_by_reason == {"queue_full": 100 - waiting}
     assert "NOT charged (queue_full)" in caplog.text
     sink.answer_with(None)
-    flush(10)
+    flush(60)
     assert users_of(sink) == users[:waiting]
     record(1)
-    assert flush(10), "there is room again"
+    assert flush(60), "there is room again"
     assert sink.usages()[-1].attributes["credits.seq"] == waiting + 1
 
 
@@ -159,7 +159,7 @@ def test_more_than_memory_would_hold(configured: Configured, tmp_path: Path) -> 
     users = record(200)
     assert stats().waiting == 200
     sink.answer_with(None)
-    assert flush(10)
+    assert flush(60)
     assert users_of(sink) == users
 
 
@@ -190,7 +190,7 @@ def test_a_live_process_keeps_its_file(configured: Configured, tmp_path: Path) -
     claimed.release()
     configured(spool_dir=str(tmp_path))
     record(1)
-    assert flush(10)
+    assert flush(60)
     wait_until(lambda: not owner.path.exists(), 10, "the empty file is gone")
 
 
@@ -248,14 +248,14 @@ def test_a_childs_life_does_not_hold_the_parents_file(tmp_path: Path) -> None:
         (path,) = tmp_path.glob("*.usage")
         assert SpoolFile.claim(path) is None
         process.kill()
-        process.wait(10)
+        process.wait(60)
         claimed = SpoolFile.claim(path)
         assert claimed is not None
         assert len(claimed.read(10, 10_000)) == 1
         claimed.release()
     finally:
         os.killpg(process.pid, 9)
-        process.wait(10)
+        process.wait(60)
 
 
 def test_many_threads(configured: Configured, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_disk_that_takes_nothing(configured: Configured, tmp_path: Path, caplo
     blocked.write_text("not a folder")
     sink = configured(spool_dir=str(blocked))
     users = record(20)
-    assert flush(10)
+    assert flush(60)
     assert users_of(sink) == users
     assert [span.attributes["credits.seq"] for span in sink.usages()] == list(range(1, 21))
     assert caplog.text.count("cannot be spooled") == 1
@@ -298,7 +298,7 @@ def test_a_disk_that_fails_in_between(configured: Configured, tmp_path: Path, mo
     users += record(200, start=5)
     assert 0 < len(queue._inbox) + len(queue._held) < 200
     sink.answer_with(None)
-    assert flush(10)
+    assert flush(60)
     assert users_of(sink) == users
     assert [span.attributes["credits.seq"] for span in sink.usages()] == list(range(1, 206))
 
@@ -308,11 +308,11 @@ def test_a_damaged_file_is_kept(configured: Configured, tmp_path: Path, caplog: 
     (tmp_path / "broken.usage").write_bytes(b"this is no database" * 300)
     sink = configured(spool_dir=str(tmp_path))
     record(1)
-    assert flush(10)
+    assert flush(60)
     wait_until(lambda: (tmp_path / "broken.usage.damaged").exists(), 10, "the file is set aside")
     assert "cannot be read and is NOT charged" in caplog.text
     record(1, start=1)
-    assert flush(10)
+    assert flush(60)
     assert users_of(sink) == ["user-0", "user-1"]
 
 
@@ -322,7 +322,7 @@ def test_text_that_cannot_be_encoded(configured: Configured, tmp_path: Path) -> 
     record(1)
     track_compute_usage("broken", "a\ud800", credits=1, description="\ud800")
     record(1, start=1)
-    flush(10)
+    flush(60)
     assert [user for user in users_of(sink) if user != "broken"] == ["user-0", "user-1"]
     assert stats().waiting == 0
 

@@ -387,7 +387,7 @@ def test_open_stream_at_the_end_of_the_process(
     sink = configured()
     stream = tracked(claude.messages.create(**ASK, stream=True))
     next(stream)
-    assert shutdown(10)
+    assert shutdown(60)
     assert sink.spans()[0].attributes["credits.metadata.stream"] == "aborted"
 
 
@@ -405,5 +405,5 @@ def test_forked_child_does_not_record_its_parents_streams(
         os._exit(0 if flush(5) else 1)
     os.waitpid(pid, 0)
     list(stream)
-    assert flush(10)
+    assert flush(60)
     assert len(sink.spans()) == 1

@@ -50,7 +50,7 @@ def test_ai_usage_on_the_wire(configured: Configured) -> None:
         provider="anthropic",
     )
     after_ns = time.time_ns()
-    assert flush(10)
+    assert flush(60)
     (usage,) = sink.spans()
     assert usage.attributes == {
         "credits.action_type": "ai_chat_message",
@@ -91,7 +91,7 @@ def test_compute_usage_on_the_wire(configured: Configured) -> None:
         metadata={"videos_synced": 50, "comments_synced": 200},
         idempotency_key="k-2",
     )
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes == {
         "credits.action_type": "my_own_action",
         "user.id": "7",
@@ -110,7 +110,7 @@ def test_compute_usage_without_credits(configured: Configured) -> None:
     """Without `credits` no amount is sent: the price book decides."""
     sink = configured()
     track_compute_usage("u", ActionType.WORKFLOW_EXECUTION)
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes == {"credits.action_type": "workflow_execution", "user.id": "u", "credits.seq": 1}
 
 
@@ -133,7 +133,7 @@ def test_credits_are_exact(configured: Configured, given: object, sent: str) -> 
     """A float counts as the decimal it prints as, rounded half-even to 12 places; the others are sent as they are."""
     sink = configured(strict=True)
     track_compute_usage("u", "a", credits=given)
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes["credits.amount"] == sent
 
 
@@ -159,7 +159,7 @@ def test_bad_credits(configured: Configured, caplog: pytest.LogCaptureFixture, c
     sink = configured()
     for _ in range(3):
         track_compute_usage("u", "a", credits=credits)
-    assert flush(10)
+    assert flush(60)
     assert sink.spans() == []
     assert stats().failed_by_reason == {"bad_argument": 3}
     assert stats().recorded == 3
@@ -192,7 +192,7 @@ def test_usage_without_a_user_does_not_vanish(configured: Configured, user: obje
     """A usage whose user is missing or no use is sent without one, for the aggregator to quarantine."""
     sink = configured()
     track_compute_usage(user, "a", credits=1)
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes == {"credits.action_type": "a", "credits.amount": "1", "credits.seq": 1}
 
 
@@ -200,7 +200,7 @@ def test_bad_metadata_does_not_cost_the_usage(configured: Configured) -> None:
     """Metadata that is no mapping is left out; the usage is recorded."""
     sink = configured()
     track_compute_usage("u", "a", credits=1, metadata=[1, 2])
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes["credits.amount"] == "1"
 
 
@@ -209,7 +209,7 @@ def test_unknown_tokens_are_not_zero(configured: Configured) -> None:
     sink = configured()
     track_ai_usage("u", "a", model="m")
     track_ai_usage("u", "a", input_tokens=0, output_tokens=0, model="m")
-    assert flush(10)
+    assert flush(60)
     first, second = sink.spans()
     assert first.attributes["credits.usage_unknown"] is True
     assert "credits.usage_unknown" not in second.attributes
@@ -219,7 +219,7 @@ def test_input_tokens_that_exclude_cached_ones(configured: Configured) -> None:
     """More cached tokens than input tokens proves a wrong input count: the usage is marked as unknown."""
     sink = configured()
     track_ai_usage("u", "a", input_tokens=137, output_tokens=61, cache_read_tokens=2048)
-    assert flush(10)
+    assert flush(60)
     assert sink.spans()[0].attributes["credits.usage_unknown"] is True
 
 
@@ -251,7 +251,7 @@ def test_usage_is_part_of_the_trace(configured: Configured) -> None:
     with tracer.start_as_current_span("request") as span:
         track_compute_usage("u", "a")
     track_compute_usage("u", "a")
-    assert flush(10)
+    assert flush(60)
     child, root = sink.spans()
     context = span.get_span_context()
     assert child.trace_id == trace.format_trace_id(context.trace_id)
@@ -268,7 +268,7 @@ def test_ids_do_not_follow_the_apps_random(configured: Configured) -> None:
     for _ in range(2):
         random.seed(42)
         track_compute_usage("u", "a")
-    assert flush(10)
+    assert flush(60)
     assert len({(span.trace_id, span.span_id) for span in sink.spans()}) == 2
 
 
@@ -280,7 +280,7 @@ def test_usage_context_fills_in(configured: Configured) -> None:
         with usage_context("inner", resource_id=5, metadata={"y": 2}):
             track_compute_usage(credits=2)
         track_compute_usage("explicit", "b", credits=3)
-    assert flush(10)
+    assert flush(60)
     first, second, third = (span.attributes for span in sink.spans())
     assert (first["user.id"], first["credits.action_type"], first["credits.metadata.x"]) == ("outer", "a", 1)
     assert (second["user.id"], second["credits.resource_id"], second["credits.resource_type"]) == (
@@ -318,6 +318,6 @@ def test_recorded_is_logged(configured: Configured, caplog: pytest.LogCaptureFix
     caplog.set_level("DEBUG", logger="otel_credits")
     configured()
     track_compute_usage("u", "my_action")
-    assert flush(10)
+    assert flush(60)
     assert "recorded my_action" in caplog.text
     assert "exported 1 usages" in caplog.text

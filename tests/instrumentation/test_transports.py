@@ -33,7 +33,7 @@ def test_headers_reach_the_receiver(configured: Configured, monkeypatch: pytest.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
     sink = configured()
     record_usages(1)
-    assert flush(10)
+    assert flush(60)
     assert sink.metadata[0]["x-api-key"] == "secret"
 
 
@@ -48,7 +48,7 @@ def test_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with OtlpSink(tls=(key.read_bytes(), certificate.read_bytes())) as sink:
         configure(sink.endpoint, capture_spans=False)
         record_usages(1)
-        assert flush(10)
+        assert flush(60)
         assert [span.attributes["user.id"] for span in sink.spans()] == ["user-0"]
 
 
@@ -100,9 +100,9 @@ def test_over_http(http_sink: Any) -> None:
     handler.statuses.extend([503, 429])
     configure(f"http://127.0.0.1:{port}", protocol="http/protobuf", capture_spans=False, retry_initial_s=0.05)
     record_usages(2)
-    assert flush(10)
+    assert flush(60)
     assert handler.seen == [("/v1/traces", ["user-0", "user-1"])]
-    assert shutdown(10)
+    assert shutdown(60)
     assert handler.counters[-1] == {"recorded": 2, "exported": 2, "waiting": 0}
 
 
@@ -112,7 +112,7 @@ def test_over_http_refused(http_sink: Any) -> None:
     handler.statuses.append(401)
     configure(f"http://127.0.0.1:{port}/v1/traces", capture_spans=False)
     record_usages(2)
-    assert flush(10) is False
+    assert flush(60) is False
     assert stats().failed_by_reason == {"rejected": 2}
 
 
@@ -136,5 +136,5 @@ def test_a_receiver_that_never_answers() -> None:
         connection, _ = listener.accept()
         start = time.monotonic()
         assert shutdown(0.3) is False
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 10
         connection.close()

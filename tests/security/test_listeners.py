@@ -26,7 +26,7 @@ from support.processes import AggregatorProcess, clean_environment, wait_until
 
 COMMAND = (sys.executable, "-m", "otel_credits_aggregator")
 TIMEOUT_S = 60.0
-ROTATION_TIMEOUT_S = 20.0
+ROTATION_TIMEOUT_S = 60.0
 REFUSED_WITHIN_S = 30.0
 
 

@@ -48,7 +48,7 @@ def accounting(metrics: Mapping[str, float], what: str = "spans") -> Accounting:
     return Accounting(*map(int, numbers), int(quarantined), int(metrics.get(f"{prefix}damaged_total", 0)))
 
 
-def settle(aggregator: AggregatorProcess, what: str = "spans", *, timeout_s: float = 60.0) -> Accounting:
+def settle(aggregator: AggregatorProcess, what: str = "spans", *, timeout_s: float = 120.0) -> Accounting:
     """Wait until nothing waits in the spool and the sum agrees, and return it. Raises WaitTimeout with the last one."""
     last: dict[str, float] = {}
 

@@ -245,7 +245,7 @@ def new_seed() -> str:
 
 @contextmanager
 def sending(
-    aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: int, *, answered_within_s: float | None = 30.0
+    aggregator: AggregatorProcess, seed: str, oracle: Oracle, clients: int, *, answered_within_s: float | None = 90.0
 ) -> Iterator[list[ResendingClient]]:
     """Clients that send everything inside the block; after it, everything they sent is acknowledged.
 
@@ -263,7 +263,7 @@ def sending(
             client.abandon()
         raise
     for client in started:
-        client.finish(timeout_s=60)
+        client.finish(timeout_s=180)
 
 
 def _wait_until_answered(clients: list[ResendingClient], timeout_s: float) -> None:
@@ -274,7 +274,7 @@ def set_late_price(aggregator: AggregatorProcess) -> None:
     """Prices what had none, and waits until all of it is charged."""
     price = {"action_type": UNPRICED_ACTION, "unit": "call", "credits_per_unit": str(LATE_PRICE), "source": "test"}
     aggregator.request("POST", "/api/v1/prices", json=price)
-    wait_until(lambda: not quarantined(aggregator, "unpriced"), 60, "everything unpriced is charged")
+    wait_until(lambda: not quarantined(aggregator, "unpriced"), 120, "everything unpriced is charged")
 
 
 def quarantined(aggregator: AggregatorProcess, reason: str) -> int:

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as tra
 from opentelemetry.proto.common.v1 import common_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-SEND_TIMEOUT_S = 10.0
+SEND_TIMEOUT_S = 60.0
 
 
 def usage_span(

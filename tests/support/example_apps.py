@@ -15,7 +15,7 @@ from otel_credits_aggregator.demo.stack import Stack
 from support.processes import Process, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CHARGED_TIMEOUT_S = 20.0
+CHARGED_TIMEOUT_S = 60.0
 SCRIPT_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 30.0
 

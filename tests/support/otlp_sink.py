@@ -171,14 +171,14 @@ class OtlpSink:
         """Those with an action type."""
         return [span for span in self.spans() if "credits.action_type" in span.attributes]
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until `condition()` holds; it is asked after each request. AssertionError at the timeout."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout_s), (
                 f"not within {timeout_s} s; {len(self.requests)} requests taken, {len(self.refused)} refused"
             )
 
-    def wait_for_spans(self, count: int, timeout_s: float = 15.0) -> list[SinkSpan]:
+    def wait_for_spans(self, count: int, timeout_s: float = 60.0) -> list[SinkSpan]:
         """Wait until at least `count` spans were acknowledged, and return them all."""
         self.wait_for(lambda: len(self.spans()) >= count, timeout_s)
         return self.spans()

@@ -16,7 +16,7 @@ from support.processes import Process, free_port
 from .faults import Fault
 
 READY_TIMEOUT_S = 60.0
-REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 30.0
 _TESTS_DIR = Path(__file__).parents[2]
 
 
