@@ -35,6 +35,9 @@ _LOG_EVERY_S = 30.0
 # A report of the counters may not hold the usage up for longer.
 _REPORT_TIMEOUT_MAX_S = 3.0
 
+# How long a fork waits for the end of a request that is under way.
+_FORK_WAITS_MAX_S = 1.0
+
 # Connections of a parent process. A forked child keeps them untouched: to close one would be to speak on it.
 _left_to_the_parent: list[Sender | None] = []
 
@@ -63,6 +66,10 @@ class ExportThread:
         self._running: dict[str, threading.Thread] = {}
         # A signal handler that records usage may come while its own thread is starting the thread.
         self._start_lock = threading.RLock()
+        # Held during a request. A child that is forked while a thread is inside gRPC can never send anything.
+        self._requesting = threading.Lock()
+        # Whether this thread, which forks, holds it.
+        self._forking = threading.local()
         self._wake = threading.Event()
         self._stopping = False
         self._idle_until = 0.0
@@ -131,6 +138,15 @@ class ExportThread:
             _close(sender)
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
+
+    def before_fork(self) -> None:
+        """Let a request that is under way end first, but do not hold up the fork for long."""
+        self._forking.holds = self._requesting.acquire(timeout=_FORK_WAITS_MAX_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Requests go on."""
+        if getattr(self._forking, "holds", False):
+            self._requesting.release()
 
     def reset_after_fork(self) -> None:
         """In a forked child: the thread and the connection stayed with the parent."""
@@ -209,7 +225,8 @@ class ExportThread:
         if self._sender is None:
             self._sender = self._factory()
         timeout_s = min(self._settings.export_timeout_s, _REPORT_TIMEOUT_MAX_S)
-        answer = self._sender.report(self._counters(stats), timeout_s)
+        with self._requesting:
+            answer = self._sender.report(self._counters(stats), timeout_s)
         if answer.verdict is Verdict.DELIVERED:
             self._reports.sent(stats)
             return
@@ -257,11 +274,12 @@ class ExportThread:
         return True
 
     def _attempt(self, batch: Sequence[Any], send: Callable[[Sender, Any], Answer]) -> Answer:
-        try:
-            sender = self._sender = self._sender or self._factory()
-        except Exception as error:
-            return Answer(Verdict.RETRY, f"no exporter: {error!r}")
-        return send(sender, batch)
+        with self._requesting:
+            try:
+                sender = self._sender = self._sender or self._factory()
+            except Exception as error:
+                return Answer(Verdict.RETRY, f"no exporter: {error!r}")
+            return send(sender, batch)
 
     def _settle(self, count: int, answer: Answer, settle: Callable[[int, int], None]) -> None:
         """The receiver has had its last word on the `count` oldest usages."""

@@ -212,11 +212,13 @@ class Pipeline:
 
     def before_fork(self) -> None:
         """This process is about to fork."""
+        self.thread.before_fork()
         self.queue.before_fork()
 
     def after_fork_in_parent(self) -> None:
         """It has forked."""
         self.queue.after_fork_in_parent()
+        self.thread.after_fork_in_parent()
 
     def after_fork(self) -> None:
         """In a forked child: nothing of the parent's waits here, and no thread runs."""

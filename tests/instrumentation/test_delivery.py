@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
+from threading import Event
 
 import grpc
 import pytest
@@ -18,23 +13,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from otel_credits import configure, flush, shutdown, stats, track_compute_usage
+from support.app_usage import record, users_of
 from support.otlp_sink import OtlpSink, spans_of
 from support.processes import wait_until
 
 Configured = Callable[..., OtlpSink]
-
-
-def record(count: int, start: int = 0) -> list[str]:
-    """Record `count` usages of a user each, and return the users."""
-    users = [f"user-{start + number}" for number in range(count)]
-    for user in users:
-        track_compute_usage(user, "a", credits=1)
-    return users
-
-
-def users_of(sink: OtlpSink) -> list[str]:
-    """The users of the acknowledged spans."""
-    return [span.attributes["user.id"] for span in sink.spans()]
 
 
 def test_away_then_back(configured: Configured) -> None:
@@ -279,55 +262,6 @@ def test_configure_twice(configured: Configured) -> None:
     assert stats().exported == 5
 
 
-def test_from_many_threads(configured: Configured) -> None:
-    """Usages of many threads at once are all counted and all arrive, each once."""
-    sink = configured()
-    threads = [Thread(target=record, args=(500, number * 500)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert flush(20)
-    assert len(users_of(sink)) == 4000
-    assert len(set(users_of(sink))) == 4000
-    assert stats().recorded == stats().exported == 4000
-
-
-def _child_records(user: str) -> None:
-    track_compute_usage(user, "a", credits=1)
-
-
-def test_fork(configured: Configured) -> None:
-    """A forked child sends only its own usage, and the parent's waiting usage is sent once, by the parent."""
-    sink = configured(export_interval_s=0.2)
-    record(1)
-    assert flush(60)
-    sink.answer_with(grpc.StatusCode.UNAVAILABLE)
-    track_compute_usage("parent", "a", credits=1)
-    pid = os.fork()
-    if pid == 0:
-        alone = stats().waiting == 0
-        _child_records("child")
-        flush(20)
-        os._exit(0 if alone else 1)
-    wait_until(lambda: len(sink.refused) >= 2, 10, "attempts of both")
-    sink.answer_with(None)
-    assert flush(20)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert sorted(users_of(sink)) == ["child", "parent", "user-0"]
-    assert len({span.span_id for span in sink.spans()}) == 3
-
-
-def test_multiprocessing_child_flushes_at_its_end(configured: Configured) -> None:
-    """A child of multiprocessing, which ends without atexit, delivers its usage all the same."""
-    sink = configured(export_interval_s=30)
-    process = multiprocessing.get_context("fork").Process(target=_child_records, args=("worker",))
-    process.start()
-    process.join(20)
-    assert process.exitcode == 0
-    assert users_of(sink) == ["worker"]
-
-
 def test_an_exporter_that_raises(configured: Configured) -> None:
     """An exporter of the caller's that raises or fails is tried again."""
 
@@ -375,41 +309,3 @@ def test_an_outage_under_way(configured: Configured, outage_s: int) -> None:
     assert flush(60) is True
     assert users_of(sink)[20:] == users
     assert (stats().exported, stats().failed) == (20 + len(users), 0)
-
-
-SIGNALLED = """
-    import signal, threading
-    from otel_credits import flush, stats, track_compute_usage
-
-    def handle(*_):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        track_compute_usage("of the handler", "a", credits=1)
-
-    def first_signalled(original):
-        def call(thread, *arguments, **named):
-            if "otel-credits-export" in (named.get("name"), getattr(thread, "_name", None)):
-                signal.raise_signal(signal.SIGUSR1)
-            return original(thread, *arguments, **named)
-        return call
-
-    signal.signal(signal.SIGUSR1, handle)
-    threading.Thread.PLACE = first_signalled(threading.Thread.PLACE)
-    track_compute_usage("of the program", "a", credits=1)
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
-    assert flush(30)
-    assert [thread.name for thread in threading.enumerate()].count("otel-credits-export") == 1
-    assert (stats().recorded, stats().exported) == (2, 2)
-"""
-
-
-@pytest.mark.parametrize("place", ["__init__", "start"])
-def test_a_signal_handler_records_while_the_first_usage_does(sink: OtlpSink, place: str) -> None:
-    """A signal that comes while the first usage is starting the export thread may record usage too: nothing hangs, there is
-    one thread, and both usages are delivered."""
-    code = textwrap.dedent(SIGNALLED).replace("PLACE", place)
-    env = {**os.environ, "OTEL_CREDITS_ENDPOINT": sink.endpoint}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(users_of(sink)) == ["of the handler", "of the program"]

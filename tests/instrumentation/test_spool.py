@@ -17,6 +17,7 @@ import grpc
 import pytest
 from otel_credits import _runtime, _spool_queue, configure, flush, shutdown, stats, track_compute_usage
 from otel_credits._spool import SpoolFile
+from support.app_usage import record, users_of
 from support.otlp_sink import OtlpSink
 from support.processes import free_port, wait_until
 
@@ -27,19 +28,6 @@ Configured = Callable[..., OtlpSink]
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for files of dead processes at every interval."""
     monkeypatch.setattr(_spool_queue, "_LOOK_FOR_LEFT_FILES_EVERY_S", 0.05)
-
-
-def record(count: int, start: int = 0) -> list[str]:
-    """Record `count` usages of a user each, and return the users."""
-    users = [f"user-{start + number}" for number in range(count)]
-    for user in users:
-        track_compute_usage(user, "a", credits=1)
-    return users
-
-
-def users_of(sink: OtlpSink) -> list[str]:
-    """The users of the acknowledged usages, copies included."""
-    return [span.attributes["user.id"] for span in sink.usages()]
 
 
 def app(code: str, spool: Path, endpoint: str, **env: str) -> subprocess.CompletedProcess[str]:

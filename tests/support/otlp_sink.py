@@ -77,6 +77,8 @@ class OtlpSink:
     # Metrics requests, acknowledged or not as traces are.
     metrics: list[ExportMetricsServiceRequest] = field(default_factory=list)
     metrics_metadata: list[dict[str, str]] = field(default_factory=list)
+    # Trace requests that were received and wait for their answer because of `Script.delay_s`.
+    answering: int = 0
 
     def __post_init__(self) -> None:
         self._server: grpc.Server | None = None
@@ -122,7 +124,11 @@ class OtlpSink:
 
     def _export(self, raw: bytes, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
         script = self.script
+        with self._changed:
+            self.answering += 1
         time.sleep(script.delay_s)
+        with self._changed:
+            self.answering -= 1
         refuse = script.code is not None
         if script.refuse_if is not None:
             refuse = script.refuse_if(ExportTraceServiceRequest.FromString(raw))
