@@ -8,12 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
 
 import httpx
 import pytest
 
-from support.processes import Process, free_port
+from support.processes import ServerProcess, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "otel-collector.yaml"
@@ -21,7 +20,6 @@ SEVERAL_AGGREGATORS = REPOSITORY / "collector" / "several-aggregators.yaml"
 BUILD_SCRIPT = REPOSITORY / "collector" / "build.sh"
 
 BUILD_TIMEOUT_S = 1500.0
-READY_TIMEOUT_S = 60.0
 
 
 @functools.cache
@@ -58,7 +56,7 @@ def _config_arguments(configs: tuple[Path, ...]) -> list[str]:
     return [argument for config in configs for argument in ("--config", str(config))]
 
 
-class CollectorProcess(Process):
+class CollectorProcess(ServerProcess):
     """A Collector on free ports with its queues under ``data_dir``; a context manager that is ready inside the block.
 
     Without the block: ``start()``, ``wait_ready()``, ``kill()`` or ``terminate()``, ``start()`` again on the same ports
@@ -109,22 +107,9 @@ class CollectorProcess(Process):
         except httpx.HTTPError:
             return False
 
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until it receives. Raises WaitTimeout, or RuntimeError with its last words if it ended."""
-        self.wait_for(self.is_ready, timeout_s, "the Collector is ready")
-
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of its own series of that name whose labels include the given ones."""
-        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10.0).text
+        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30.0).text
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         lines = [line for line in text.splitlines() if line.startswith(name) and line[len(name)] in "{ "]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self

@@ -20,6 +20,7 @@ from otel_credits_aggregator.demo.processes import (
 __all__ = [
     "AggregatorProcess",
     "Process",
+    "ServerProcess",
     "WaitTimeout",
     "accepts_connections",
     "clean_environment",
@@ -27,11 +28,37 @@ __all__ = [
     "wait_until",
 ]
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 30.0
 
 
-class AggregatorProcess(Process):
+class ServerProcess(Process):
+    """A child that is ready only some time after its start; as a context manager it is ready inside the block."""
+
+    def is_ready(self) -> bool:
+        """Whether it does what it is there for."""
+        raise NotImplementedError
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until it is ready. Raises WaitTimeout, or RuntimeError with its last words if it ended."""
+        self.wait_for(self.is_ready, timeout_s, f"{self.name} is ready")
+
+    def terminate(self, timeout_s: float = END_TIMEOUT_S) -> int:
+        """End it as `Process` does, with the patience that a loaded machine needs."""
+        return super().terminate(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+
+class AggregatorProcess(ServerProcess):
     """A real ``otel-credits serve`` on free ports.
 
     As a context manager it is started and ready inside the block, and terminated at its end. Without the
@@ -75,15 +102,11 @@ class AggregatorProcess(Process):
         return f"http://127.0.0.1:{self.http_port}"
 
     def is_ready(self) -> bool:
-        """Whether ``GET /readyz`` answers 200."""
+        """Whether ``GET /readyz`` answers 200: it is migrated, replayed and receiving."""
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
         except httpx.HTTPError:
             return False
-
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until it is migrated, replayed and receiving. Raises WaitTimeout, or RuntimeError if it ended."""
-        self.wait_for(self.is_ready, timeout_s, f"{self.name} is ready at {self.url}/readyz")
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Call the API and return the parsed JSON. Raises httpx.HTTPStatusError with the body in its message."""
@@ -104,12 +127,3 @@ class AggregatorProcess(Process):
         text = httpx.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S, headers=self._headers).text
         lines = (line for line in text.splitlines() if line and not line.startswith("#"))
         return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines)}
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self

@@ -7,20 +7,19 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
-from support.processes import Process, free_port
+from support.processes import ServerProcess, free_port
 
 from .faults import Fault
 
-READY_TIMEOUT_S = 60.0
 REQUEST_TIMEOUT_S = 30.0
 _TESTS_DIR = Path(__file__).parents[2]
 
 
-class ClickHouseHttp(Process):
+class ClickHouseHttp(ServerProcess):
     """A server that answers ClickHouse's HTTP interface on a free port of 127.0.0.1.
 
     As a context manager it is started and ready inside the block, and ended after it. `kill()` and `start()`
@@ -62,10 +61,6 @@ class ClickHouseHttp(Process):
         except httpx.HTTPError:
             return False
 
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until it answers. Raises WaitTimeout, or RuntimeError if it ended."""
-        self.wait_for(self.is_ready, timeout_s, f"the test server answers {self.url}/ping")
-
     def restart(self) -> None:
         """Kill it (SIGKILL) if it runs, and start it again on the same port and data."""
         if self.is_running:
@@ -101,15 +96,6 @@ class ClickHouseHttp(Process):
             yield
         finally:
             self.clear_faults()
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_ready()
-        except BaseException:
-            self.kill()
-            raise
-        return self
 
     def _control(self, method: str, **options: Any) -> Any:
         response = httpx.request(method, f"{self.url}/_fault", timeout=REQUEST_TIMEOUT_S, **options)
