@@ -21,6 +21,7 @@ FAULT_POINTS = (
     "spool_uncommitted",  # requests are written to the spool, and not committed
     "spool_committed",  # they are durable, and their senders are not answered
     "batch_chosen",  # a batch is made, and its composition not durable
+    "batch_beside",  # a batch begins while another is under way
     "batch_composed",  # its composition is durable, and its insert not begun
     "insert_begun",  # just before the store is given a batch
     "insert_done",  # the store has it, the spool does not know

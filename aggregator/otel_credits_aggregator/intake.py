@@ -6,8 +6,10 @@ from concurrent.futures import Future
 from otel_credits_aggregator.access import Gate, Role
 from otel_credits_aggregator.envelope import binding_fields
 from otel_credits_aggregator.fault_points import passing
+from otel_credits_aggregator.independence import identities_of, may_be_side_by_side
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import Refusal, RequestTooLarge, Stopping
+from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Spool
 
 __all__ = ["Intake"]
@@ -16,8 +18,9 @@ __all__ = ["Intake"]
 class Intake:
     """Validates requests and makes them durable. Methods may be called from any thread."""
 
-    def __init__(self, spool: Spool, request_bytes_max: int, gate: Gate) -> None:
-        self.request_bytes_max = request_bytes_max
+    def __init__(self, spool: Spool, settings: Settings, gate: Gate) -> None:
+        self.request_bytes_max = settings.request_bytes_max
+        self._told_apart = may_be_side_by_side(settings)
         self._gate = gate
         self._refused: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -67,11 +70,13 @@ class Intake:
             raise RequestTooLarge(
                 f"the request has {len(payload)} bytes, the limit is {self.request_bytes_max}: send smaller batches"
             )
-        items = item_count(signal, parse(signal, payload))
+        request = parse(signal, payload)
+        items = item_count(signal, request)
         if signal is Signal.LOGS or items == 0:
             return self._count_only(signal, items)
         passing("request_read")
-        return self._spool.append(signal, payload, items, binding)
+        identities = identities_of(signal, request, payload) if self._told_apart else None
+        return self._spool.append(signal, payload, items, binding, identities)
 
     def _count_only(self, signal: Signal, items: int) -> "Future[int]":
         if items:

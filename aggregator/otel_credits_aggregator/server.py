@@ -63,7 +63,7 @@ class Aggregator:
         self.spool = Spool(settings.data_dir / "spool.sqlite", settings.spool_bytes_max, settings.retry_delay_s)
         # Only now, because until the spool is open the folder may be another process's.
         _use_temporary_folder(settings.data_dir / "tmp")
-        self.intake = Intake(self.spool, settings.request_bytes_max, gate)
+        self.intake = Intake(self.spool, settings, gate)
         self.inserter = Inserter(self.spool, settings)
         self.metrics = AggregatorMetrics(settings, self.spool, self.intake, self.inserter)
         self.tls: TlsFiles | None = None

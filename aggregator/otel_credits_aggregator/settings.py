@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     insert_interval_s: Seconds = Field(
         0.25, ge=0, description="How long the first request of an insert may wait for others, in seconds."
     )
+    insert_lanes: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="Inserts at once, where requests are proven to hold no copies of one usage; 1: one after the other.",
+    )
     store_retry_max_s: Seconds = Field(
         10.0, gt=0, description="Longest pause between attempts while the store is away, in seconds."
     )

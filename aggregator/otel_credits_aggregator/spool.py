@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from queue import SimpleQueue
 from typing import IO, Any, NamedTuple, Self
 
 from otel_credits_aggregator.fault_points import passing
+from otel_credits_aggregator.independence import Identities
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
 from otel_credits_aggregator.spool_damage import Damage, Mark, checksum, set_aside_damage
+from otel_credits_aggregator.waiting import Queue, Waiting
 
-__all__ = ["Batch", "Request", "Spool", "Waiting", "lock_folder_of"]
+__all__ = ["Batch", "Request", "Spool", "lock_folder_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,16 +92,6 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A request in the spool that no batch has yet."""
-
-    id: int
-    signal: Signal
-    bytes: int
-    since: float  # time.monotonic()
-
-
-@dataclass(frozen=True)
 class Batch:
     """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``."""
 
@@ -139,7 +130,7 @@ class Spool:
         self._recent_bytes = 0
         self.receiver = self._identify()
         self.arrived = threading.Condition()
-        self.waiting: deque[Waiting] = deque()
+        self.waiting = Queue()
         self._load()
         self._writer = threading.Thread(target=self._write_forever, name="spool-writer", daemon=True)
         self._writer.start()
@@ -155,8 +146,10 @@ class Spool:
         """Bytes of all requests that are not yet in the store."""
         return self._bytes
 
-    def append(self, signal: Signal, payload: bytes, items: int, binding: bytes = b"") -> "Future[int]":
-        """Makes a request durable; the future has its id once it is.
+    def append(
+        self, signal: Signal, payload: bytes, items: int, binding: bytes = b"", identities: Identities = None
+    ) -> "Future[int]":
+        """Makes a request durable; the future has its id once it is. What identities it can bring is only remembered.
 
         Raises:
             SpoolFull: the limit in bytes is reached. (The future: SpoolFailed when the disk refuses.)
@@ -177,7 +170,7 @@ class Spool:
             return int(cursor.lastrowid or 0)
 
         future: Future[int] = _uncancellable()
-        future.add_done_callback(lambda done: self._appended(done, signal, request))
+        future.add_done_callback(lambda done: self._appended(done, signal, request, identities))
         self._submit(write, len(payload), future)
         return future
 
@@ -297,13 +290,13 @@ class Spool:
         with self._lock:
             self._bytes -= size
 
-    def _appended(self, done: "Future[int]", signal: Signal, request: Request) -> None:
+    def _appended(self, done: "Future[int]", signal: Signal, request: Request, identities: Identities) -> None:
         size = len(request.payload)
         if done.exception() is not None:
             self._release(size)
             return
         with self.arrived:
-            self.waiting.append(Waiting(done.result(), signal, size, time.monotonic()))
+            self.waiting.append(Waiting(done.result(), signal, size, time.monotonic(), identities))
             if self._recent_bytes + size <= _RECENT_BYTES_MAX:
                 self._recent[done.result()] = request
                 self._recent_bytes += size

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 from otel_credits_aggregator.batch_insert import is_permanent
+from otel_credits_aggregator.independence import identities_of
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import BadRequest
 from otel_credits_aggregator.spool import Batch
@@ -58,21 +59,29 @@ def insert(chain: Chain, signal: Signal, payload: bytes, items: int) -> bool:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_odd_bytes_never_block_the_others(chain: Chain, seed: int) -> None:
-    """A request that is almost OTLP is refused, or inserted with every item counted, or fails as the data's fault."""
+    """A request that is almost OTLP is refused, or inserted with every item counted, or fails as the data's fault.
+
+    And whatever of it is charged has the ids by which the aggregator tells it from others (independence.py).
+    """
     rng = random.Random(seed)
     fates = {"refused": 0, "inserted": 0, "isolated": 0}
-    counted = 0
+    counted, told = 0, set[int]()
     for _ in range(REQUESTS):
         signal, payload = an_odd_request(rng)
         try:
-            items = item_count(signal, parse(signal, payload))
+            request = parse(signal, payload)
         except BadRequest:
             fates["refused"] += 1
             continue
+        items = item_count(signal, request)
+        told.update(identities_of(signal, request, payload) or ())
         if items and insert(chain, signal, payload, items):
             fates["inserted"] += 1
             counted += items
         elif items:
             fates["isolated"] += 1
     assert sum(chain.outcomes().values()) == counted
+    charged = chain.rows("SELECT trace_id AS trace, span_id AS span FROM credit_usage_events WHERE trace_id != ''")
+    assert charged
+    assert {hash(bytes.fromhex(row["trace"])) ^ hash(bytes.fromhex(row["span"])) for row in charged} <= told
     assert all(fates.values()), fates

@@ -92,9 +92,11 @@ class Load:
         self._rng = random.Random(seed)
         self._oracle = oracle
         self._everything = everything
+        self._keys = 0.0
 
     def spans(self, number: int) -> list[Span]:
-        """New spans: usages of every kind of price, and some that cannot or need not be charged."""
+        """New spans: usages of every kind of price, and some that cannot or need not be charged; half the time some with keys."""
+        self._keys = self._rng.choice((0.0, 0.6))
         return [self._span() for _ in range(number)]
 
     def resent(self, spans: list[Span]) -> list[Span]:
@@ -116,7 +118,7 @@ class Load:
         match kind:
             case "amount":
                 credits = self._amount(attributes)
-                if rng.random() < 0.3:
+                if rng.random() < self._keys:
                     attributes[otlp.KEY] = uuid.UUID(bytes=rng.randbytes(16)).hex
             case "call":
                 attributes[otlp.ACTION] = rng.choice(tuple(CALL_PRICES))

@@ -43,6 +43,8 @@ __all__ = ["Storm", "assert_reconciled"]
 CLIENTS: Final = 3
 SETTINGS: Final = {
     "OTEL_CREDITS_INSERT_INTERVAL_S": "0.05",
+    # Many requests are a batch of their own, so that inserts run side by side.
+    "OTEL_CREDITS_INSERT_BYTES_MAX": "4096",
     "OTEL_CREDITS_RECHECK_INTERVAL_S": "0.2",
     "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.3",
 }
