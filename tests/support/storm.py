@@ -34,7 +34,7 @@ from support.chaos import (
 )
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.figures import record
-from support.otlp_build import traces, usage_span
+from support.otlp_build import span, traces, usage_span
 from support.otlp_clients import post
 from support.processes import AggregatorProcess, WaitTimeout, accepts_connections, clean_environment, wait_until
 
@@ -43,8 +43,8 @@ __all__ = ["Storm", "assert_reconciled"]
 CLIENTS: Final = 3
 SETTINGS: Final = {
     "OTEL_CREDITS_INSERT_INTERVAL_S": "0.05",
-    # Many requests are a batch of their own, so that inserts run side by side.
-    "OTEL_CREDITS_INSERT_BYTES_MAX": "4096",
+    # So that what waits after a start is more than one batch, and inserts run side by side.
+    "OTEL_CREDITS_INSERT_BYTES_MAX": str(1 << 20),
     "OTEL_CREDITS_RECHECK_INTERVAL_S": "0.2",
     "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.3",
 }
@@ -66,6 +66,7 @@ _TREATMENTS: Final = {
     "replay_inserted": ("replay", "assign"),
     "replay_counted": ("replay", "assign", "discard"),
 }
+_BESIDE: Final = "batch_beside"
 _AT_ISOLATION: Final = frozenset({"batch_split", "raw_quarantined"})
 # Field 1 of a ResourceSpans as a number: an unknown field to a protobuf library, an exception to the store.
 _NOT_INSERTABLE: Final = bytes([0x0A, 0x02, 0x08, 0x01])
@@ -171,7 +172,7 @@ class Storm:
 
     def _fatal(self, name: str) -> str:
         """At which passing, and how much later: at once half the time, else while what follows is under way."""
-        passing = 1 if name in _AT_STOP | _AT_ISOLATION or name in _TREATMENTS else self._rng.randint(1, 5)
+        passing = 1 if name in _AT_STOP | _AT_ISOLATION | {_BESIDE, *_TREATMENTS} else self._rng.randint(1, 5)
         late = name not in _AT_STOP and self._rng.random() < 0.5
         return f"{name}:{passing}:{self._rng.uniform(0.001, 0.08):.4f}" if late else f"{name}:{passing}"
 
@@ -186,6 +187,12 @@ class Storm:
                 aggregator.wait_for(lambda: accepts_connections(aggregator.http_port), PATIENCE_S, "it listens")
                 for _ in range(2):
                     post(aggregator.http_endpoint, traces(usage_span()).SerializeToString() + _NOT_INSERTABLE)
+        elif name == _BESIDE:
+            # Each is a whole batch, and has nothing in common with any other; none is a usage.
+            with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
+                aggregator.wait_ready()
+                for _ in range(4):
+                    post(aggregator.http_endpoint, traces(span({"note": "x" * (1 << 20)})).SerializeToString())
         elif name in _TREATMENTS:
             treatment = self._rng.choice(_TREATMENTS[name])
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
