@@ -191,7 +191,7 @@ class Storm:
             # Each is a whole batch, and has nothing in common with any other; none is a usage.
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
                 aggregator.wait_ready()
-                for _ in range(4):
+                for _ in range(10):
                     post(aggregator.http_endpoint, traces(span({"note": "x" * (1 << 20)})).SerializeToString())
         elif name in _TREATMENTS:
             treatment = self._rng.choice(_TREATMENTS[name])
