@@ -15,7 +15,7 @@ from each request when it is received, and this is the only place that knows how
 
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.settings import Settings
@@ -23,7 +23,7 @@ from otel_credits_aggregator.settings import Settings
 __all__ = ["ALONE_NAMES", "Identities", "apart", "identities_of", "may_be_side_by_side", "union"]
 
 # Hashes of the identities that a request, or a batch, can bring. None: it may bring any.
-Identities = "array[int] | frozenset[int] | None"
+Identities: TypeAlias = "array[int] | frozenset[int] | None"
 
 # Attributes that give a span an identity apart from its ids (with OTEL_CREDITS_CHARGE_GENAI=off).
 ALONE_NAMES = (b"credits.idempotency_key",)
