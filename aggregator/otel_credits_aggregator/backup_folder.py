@@ -2,11 +2,13 @@
 
 manifest.json                       every file with its size and SHA-256
 spool.sqlite                        what was acknowledged and not yet in the store; left out where there was no spool
+tokens.json                         the tokens, as hashes; left out where there were none
 store/TABLE/PART/...                the parts of each table, as ClickHouse wrote them
 """
 
 import hashlib
 import os
+import stat
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +18,7 @@ __all__ = [
     "MANIFEST",
     "SPOOL",
     "STORE",
+    "TOKENS",
     "CopiedFile",
     "DamagedBackupError",
     "Manifest",
@@ -27,7 +30,9 @@ __all__ = [
 MANIFEST = "manifest.json"
 SPOOL = "spool.sqlite"
 STORE = "store"
+TOKENS = "tokens.json"
 _FORMAT = 1
+_MODE_MAX = 0o666  # a file that only its owner may read stays so
 _CHUNK_BYTES = 1 << 20
 
 
@@ -86,10 +91,11 @@ def copy_folder(source: Path, target: Path, root: Path) -> list[CopiedFile]:
 
 
 def copy_file(source: Path, target: Path, root: Path) -> CopiedFile:
-    """Copies a file, durably, and folders above it; its path is told relative to `root`."""
+    """Copies a file, durably, and folders above it, readable by no more than it was; its path is told relative to `root`."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.touch(stat.S_IMODE(source.stat().st_mode) & _MODE_MAX, exist_ok=False)
     digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += writer.write(chunk)

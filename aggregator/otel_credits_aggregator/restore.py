@@ -13,6 +13,7 @@ from otel_credits_aggregator.backup_folder import (
     MANIFEST,
     SPOOL,
     STORE,
+    TOKENS,
     CopiedFile,
     DamagedBackupError,
     Manifest,
@@ -26,7 +27,7 @@ __all__ = ["FolderInUseError", "restore"]
 
 _UNFINISHED = "restore-unfinished"
 # What may be in the folder without being somebody's ledger.
-_HARMLESS = frozenset({_UNFINISHED, "lost+found", "spool.lock", "tokens.json"})
+_HARMLESS = frozenset({_UNFINISHED, "lost+found", "spool.lock", TOKENS})
 
 
 class FolderInUseError(Exception):
@@ -36,7 +37,7 @@ class FolderInUseError(Exception):
 def restore(backup: Path, data_dir: Path) -> Manifest:
     """Restores a backup into a data folder without a ledger, and returns what was restored.
 
-    Store and spool appear in the folder only when both are whole. A restore that was cut off can be made again.
+    Store, spool and tokens appear in the folder only when all are whole; tokens that are there already stay. A restore that was cut off can be made again.
 
     Raises:
         DamagedBackupError: it is no backup, or a file of it is missing or changed.
@@ -55,8 +56,9 @@ def restore(backup: Path, data_dir: Path) -> Manifest:
             work.mkdir()
             _restore(manifest, backup, work.resolve())
             os.sync()
-            for path in (work / SPOOL, work / STORE):
-                if path.exists():
+            # Tokens first, so that nothing is ever open that was not; those that are there already are meant.
+            for path in (work / TOKENS, work / SPOOL, work / STORE):
+                if path.exists() and not (data_dir / path.name).exists():
                     path.rename(data_dir / path.name)
             os.sync()
         finally:
@@ -80,8 +82,8 @@ def _restore(manifest: Manifest, backup: Path, work: Path) -> None:
         paths = _empty_tables(client)
         parts = set()
         for file in manifest.files:
-            if file.path == SPOOL:
-                _copy_checked(file, backup, work / SPOOL)
+            if file.path in (SPOOL, TOKENS):
+                _copy_checked(file, backup, work / file.path)
                 continue
             table, part, within = _place(file)
             if table not in paths:

@@ -164,6 +164,26 @@ def test_what_waits_in_the_spool_is_in_a_backup(tmp_path: Path) -> None:
         assert_exact(restored, expected(len(sent)))
 
 
+def test_tokens_are_in_a_backup(tmp_path: Path) -> None:
+    """Who may do what is restored, readable by its owner alone; tokens that are in the new folder already stay."""
+    live, backup = tmp_path / "live", tmp_path / "backup"
+    succeed("migrate", data_dir=live)
+    assert succeed("tokens", "add", "ops", "--role", "admin", data_dir=live).startswith("oc_admin_")
+    tokens = (live / "tokens.json").read_bytes()
+    succeed("backup", backup, data_dir=live)
+    for name, found in (("empty", None), ("guarded", b'{"tokens": []}')):
+        copy = tmp_path / name
+        if found:
+            copy.mkdir()
+            (copy / "tokens.json").write_bytes(found)
+        succeed("restore", backup, data_dir=copy)
+        assert (copy / "tokens.json").read_bytes() == (found or tokens)
+    for path in (backup / "tokens.json", tmp_path / "empty" / "tokens.json"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    (backup / "tokens.json").write_bytes(b'{"tokens": []}')
+    assert "not as it was written" in refused("restore", backup, data_dir=tmp_path / "changed")
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of a migrated store with a grant, which no server has used."""

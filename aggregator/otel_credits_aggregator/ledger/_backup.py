@@ -18,7 +18,16 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from otel_credits_aggregator.backup_folder import SPOOL, STORE, CopiedFile, Manifest, copy_folder, listed
+from otel_credits_aggregator.backup_folder import (
+    SPOOL,
+    STORE,
+    TOKENS,
+    CopiedFile,
+    Manifest,
+    copy_file,
+    copy_folder,
+    listed,
+)
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._server import Server, undisturbed
 from otel_credits_aggregator.ledger._store import store_errors
@@ -75,15 +84,16 @@ class Backups:
         store = embedded_path(self._dsn)
         if store is None:
             raise LedgerError("only an embedded store on disk is backed up; for a server, use ClickHouse's own BACKUP")
-        data_dir = (self._settings or Settings()).data_dir
+        settings = self._settings or Settings()
+        data_dir = settings.data_dir
         with self._one_at_a_time:
             try:
                 _check_target(path, store.resolve(), data_dir.resolve())
-                return self._take(path, store, data_dir / SPOOL)
+                return self._take(path, store, data_dir / SPOOL, settings.tokens_path)
             except (OSError, sqlite3.Error) as error:
                 raise LedgerError(f"the backup could not be made: {error}") from error
 
-    def _take(self, path: Path, store: Path, spool: Path) -> Backup:
+    def _take(self, path: Path, store: Path, spool: Path, tokens: Path) -> Backup:
         shadow = store / "shadow"
         for left in shadow.glob(f"{_FROZEN}*"):  # by a server that was killed meanwhile
             shutil.rmtree(left)
@@ -92,7 +102,7 @@ class Backups:
         try:
             unfinished.mkdir()
             with self._moment(spool, name) as moment:
-                manifest = _copy(moment, unfinished)
+                manifest = _copy(moment, unfinished, tokens)
             manifest.write(unfinished)
             unfinished.rename(path)
             _sync_folder(path.parent)
@@ -138,7 +148,7 @@ def _hold(client: Client, spool: sqlite3.Connection | None, name: str) -> _Momen
     return _Moment(datetime.now(UTC), int(store["migration"]), shadow, frozen, spool)
 
 
-def _copy(moment: _Moment, target: Path) -> Manifest:
+def _copy(moment: _Moment, target: Path, tokens: Path) -> Manifest:
     files: list[CopiedFile] = []
     for table, folder in moment.frozen.items():
         files += copy_folder(folder, target / STORE / table, target)
@@ -147,6 +157,9 @@ def _copy(moment: _Moment, target: Path) -> Manifest:
         raise LedgerError(f"ClickHouse froze {frozen} files and {len(files)} were found: this is a fault to report")
     if moment.spool is not None:
         files.append(_copy_spool(moment.spool, target))
+    # A change replaces the file in one step, so that what is copied is whole.
+    if tokens.exists():
+        files.append(copy_file(tokens, target / TOKENS, target))
     return Manifest(taken_at=moment.taken_at, migration=moment.migration, files=files)
 
 
