@@ -37,7 +37,8 @@ class FolderInUseError(Exception):
 def restore(backup: Path, data_dir: Path) -> Manifest:
     """Restores a backup into a data folder without a ledger, and returns what was restored.
 
-    Store, spool and tokens appear in the folder only when all are whole; tokens that are there already stay. A restore that was cut off can be made again.
+    Store, spool and tokens appear in the folder only when all are whole; tokens that are there already stay.
+    A restore that was cut off can be made again.
 
     Raises:
         DamagedBackupError: it is no backup, or a file of it is missing or changed.

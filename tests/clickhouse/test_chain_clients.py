@@ -62,6 +62,18 @@ def test_what_did_not_arrive_is_missing(chain: Chain) -> None:
     chain.assert_sums_agree()
 
 
+def test_a_process_that_is_gone_can_be_forgotten(chain: Chain) -> None:
+    """Deleted from both tables it misses nothing, the others are as they were, and no charge changes."""
+    chain.send(sent_by("a", numbered(1)), sent_by("b", numbered(1)))
+    chain.send(report("a", 3, 1, {}, 0, 2_000), report("b", 2, 1, {}, 0, 2_000))
+    charged = chain.charges()
+    for table in ("client_usages", "client_counters"):
+        chain.command(f"DELETE FROM {table} WHERE service_instance_id IN ('a')")
+    assert clients(chain) == {"b": (2, 1, 0, 0, 1, 1, 0, 1)}
+    assert chain.charges() == charged
+    chain.assert_sums_agree()
+
+
 def test_an_old_report_does_not_hide_a_new_one(chain: Chain) -> None:
     """A report that is delivered late or twice changes nothing."""
     late, newest = report("a", 3, 0, {}, 3, 2_000), report("a", 9, 8, {"shutdown": 1}, 0, 3_000)

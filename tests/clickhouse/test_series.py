@@ -98,6 +98,16 @@ def test_an_interval_within_another_makes_no_gap(chain: Chain, ledger: LocalLedg
     assert faults(ledger) == [("overlap", "ada", 2, 3), ("gap", "ada", 11, 12)]
 
 
+def test_old_intervals_can_be_forgotten(chain: Chain, ledger: LocalLedger) -> None:
+    """Once all that ended before a moment is deleted, only the gaps and overlaps after it are told, and no charge changes."""
+    chain.send(sent_by("a", interval(0, 1), interval(2, 3), interval(3, 4), interval(5, 6)))
+    assert len(faults(ledger)) == 2
+    chain.command(f"DELETE FROM usage_intervals WHERE end_ns < {at(2.5)}")
+    assert [(fault, start, end) for _, fault, start, end in faults(ledger)] == [("gap", 4.0, 5.0)]
+    assert len(chain.charges()) == 4
+    chain.assert_sums_agree()
+
+
 def test_the_same_interval_again_is_a_copy(chain: Chain, ledger: LocalLedger) -> None:
     """A point that is sent again, in its batch or in a later one, is neither gap nor overlap."""
     points = [interval(n, n + 1) for n in range(4)]
