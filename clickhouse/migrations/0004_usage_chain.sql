@@ -453,7 +453,8 @@ SELECT
 FROM usages AS u;
 
 -- 4. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
--- count as known: they are there from an attempt that was cut off, and this one completes it. Copies within the block are
+-- count as known: they are there from an attempt that was cut off, and this one completes it, even if another aggregator has
+-- charged a copy meanwhile (voids.py takes one of the two back). Copies within the block are
 -- rare, so only ids that occur more than once are looked at row by row: the first that can be charged is.
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
 WITH
@@ -476,11 +477,11 @@ FROM
             SELECT event_id FROM event_ids_by_second
             WHERE second IN (SELECT second FROM rated_usages WHERE identity IN ('span', 'point'))
                 AND event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('span', 'point'))
-                AND batch_id != this_batch
+            GROUP BY event_id HAVING NOT max(batch_id = this_batch)
             UNION ALL
             SELECT event_id FROM event_ids_by_key
             WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('key', 'response'))
-                AND batch_id != this_batch) AS known,
+            GROUP BY event_id HAVING NOT max(batch_id = this_batch)) AS known,
         r.reason = '' AND identity = 'key' AND known AND (event_id, fingerprint) NOT IN (
             SELECT event_id, fingerprint FROM event_ids_by_key
             WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity = 'key') AND batch_id != this_batch) AS known_otherwise,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as otlp
 from support.accounting import assert_exact, charges, settle
@@ -20,7 +22,7 @@ from support.processes import AggregatorProcess, wait_until
 from support.storm import assert_reconciled
 
 ROUNDS, SPANS = 6, 50
-AT_ONCE = 40
+AT_ONCE, KILLS = 40, 5
 PER_SPAN = Decimal("0.3")
 
 
@@ -83,12 +85,44 @@ def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Pa
         assert_reconciled(both[0])
 
 
-def assert_charged_once(both: Sequence[AggregatorProcess], usages: int) -> None:
-    """Of two copies of each usage one is charged and one is a duplicate, in the accounting, the events and the totals."""
+def test_kills_of_either_leave_one_charge(tmp_path: Path) -> None:
+    """Every request goes to both at once while now one and now the other is killed: each usage is charged once."""
+    rng = random.Random(new_seed())
+    with pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as both, ThreadPoolExecutor(2) as pool:
+        for number, payload in enumerate(requests(rng, KILLS * 4)):
+            sent = [pool.submit(send_until_acknowledged, aggregator, payload) for aggregator in both]
+            if number % 4 == 3:
+                time.sleep(rng.uniform(0.0, 0.1))
+                victim = rng.choice(both)
+                victim.kill()
+                victim.start()
+            for future in sent:
+                future.result()
+        for aggregator in both:
+            aggregator.wait_ready()
+        assert_charged_once(both, KILLS * 4 * SPANS, resent=True)
+        assert_reconciled(both[0])
+
+
+def send_until_acknowledged(aggregator: AggregatorProcess, payload: bytes) -> None:
+    while True:
+        try:
+            with GrpcClient(aggregator.grpc_port) as client:
+                client.export(payload)
+                return
+        except grpc.RpcError:
+            time.sleep(0.1)
+
+
+def assert_charged_once(both: Sequence[AggregatorProcess], usages: int, *, resent: bool = False) -> None:
+    """Of the copies of each usage (two, or more if some were resent) one is charged, and the others are duplicates."""
 
     def is_one_each() -> bool:
         sums = [settle(aggregator) for aggregator in both]
-        return sum(each.charged for each in sums) == sum(each.duplicate for each in sums) == usages
+        duplicates = sum(each.duplicate for each in sums)
+        return sum(each.charged for each in sums) == usages and (
+            duplicates == usages or (resent and duplicates > usages)
+        )
 
     wait_until(is_one_each, 60, "every double charge is taken back")
     assert sum(charges(both[0]).values()) == usages * PER_SPAN

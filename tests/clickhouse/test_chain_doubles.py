@@ -95,6 +95,29 @@ def test_only_the_aggregator_that_charged_takes_back(chain: Chain, other: Chain)
     assert chain.rows("SELECT * FROM credit_voids WHERE toString(batch_id) = {smallest:String}", **row) == []
 
 
+@pytest.mark.parametrize("cut_off", [["user_month_usage_mv", "credit_usage_events_mv"], ["judged_outcomes_mv"]])
+def test_a_batch_that_was_cut_off_is_completed_before_it_is_taken_back(
+    chain: Chain, other: Chain, cut_off: list[str]
+) -> None:
+    """Charged in part, charged by another aggregator, repeated: it is charged in whole, and one of the two is taken back."""
+    request = mixed_usage()
+    batches = [(one, one.compose(request)) for one in (chain, other)]
+    for view in cut_off:
+        chain.command(f"DETACH TABLE {view} SYNC")
+    insert_unseeing(*batches[0])
+    for view in cut_off:
+        chain.command(f"ATTACH TABLE {view}")
+    insert_unseeing(*batches[1])
+    for one, batch in batches:
+        one.insert(batch)
+        note_doubles(one.client, batch.batch_id)
+        one.spool.forget(batch)
+    assert take_back(chain) + take_back(other) == 9
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert sum(outcomes(one).get("charged", 0) for one in (chain, other)) == 9
+    assert chain.differences() == []
+
+
 def test_three_aggregators_charge_once(chain: Chain, other: Chain, tmp_path: Path) -> None:
     """Whoever sees what when: of three charges of one usage one stays."""
     request = traces(usage_span({AMOUNT: "3"}))
