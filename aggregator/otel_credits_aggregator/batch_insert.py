@@ -162,6 +162,8 @@ def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes
         "input_format_protobuf_oneof_presence": 1,
     }
     body = framed(batch_id, fields, requests)
+    # They are in the body; the insert takes a while.
+    del requests
     client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id), **protobuf})
 
 

@@ -30,6 +30,7 @@ from otel_credits_aggregator.access import (
     tls_files,
     uvicorn_options,
 )
+from otel_credits_aggregator.allocator import give_memory_back
 from otel_credits_aggregator.api import create_app
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.grpc_receiver import start_grpc
@@ -131,6 +132,7 @@ def _use_temporary_folder(folder: Path) -> None:
 
 def serve(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code, with which the process must end soon afterwards."""
+    give_memory_back()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # What uvicorn says of starting and stopping is said below, once for both of its servers.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

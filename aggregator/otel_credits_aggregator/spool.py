@@ -74,8 +74,9 @@ _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA wal_autocheckpoint = 4000",
-    "PRAGMA cache_size = -65536",
 )
+# What is written in one commit should fit; what is read is read once.
+_WRITER_CACHE_KIB, _READER_CACHE_KIB = 32768, 2048
 _COMMIT_BYTES_MAX = 16 << 20
 # The newest requests are kept in memory too, up to so many bytes, so that inserting them need not read them back.
 _RECENT_BYTES_MAX = 24 << 20
@@ -122,9 +123,9 @@ class Spool:
         # Before anything else opens the file: what is damaged is set aside, what can be read of it is taken over.
         self.damage = set_aside_damage(path, _SCHEMA)
         self._mark = Mark(path)
-        self._writer_connection = _connect(path)
+        self._writer_connection = _connect(path, _WRITER_CACHE_KIB)
         self._writer_connection.executescript(_SCHEMA)
-        self._reader = _connect(path)
+        self._reader = _connect(path, _READER_CACHE_KIB)
         self._reading = threading.Lock()
         self._recent: dict[int, Request] = {}
         self._recent_bytes = 0
@@ -391,9 +392,9 @@ def _uncancellable() -> "Future[Any]":
     return future
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in _PRAGMAS:
+    for pragma in (*_PRAGMAS, f"PRAGMA cache_size = -{cache_kib}"):
         connection.execute(pragma)
     return connection
 
