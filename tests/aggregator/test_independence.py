@@ -141,5 +141,6 @@ def test_the_chain_looks_up_nothing_else_that_it_writes() -> None:
         for table in re.findall(r"\b(?:FROM|JOIN)\s+(\w+)", statement.split(" AS\n", 1)[1])
         if table in STORED_TABLES
     }
-    # Of user_profiles the newest row counts, so that it does no harm if two inserts add the same.
-    assert looked_up == {"event_ids_by_second", "event_ids_by_key", "user_profiles"}
+    # Of user_profiles the newest row counts, so that it does no harm if two inserts add the same. Calls are recognised by
+    # call_links with OTEL_CREDITS_CHARGE_GENAI=on only, when nothing is side by side.
+    assert looked_up - {"call_links"} == {"event_ids_by_second", "event_ids_by_key", "user_profiles"}
