@@ -23,6 +23,7 @@ _STORMS = (
     "tests/chaos/test_fuzz.py",
     "tests/chaos/test_crowd.py",
     "tests/chaos/test_outage.py",
+    "tests/chaos/test_pair.py",
 )
 
 _Figures = dict[str, list[dict[str, Any]]]
@@ -81,6 +82,10 @@ def _lines(figures: _Figures) -> Iterator[str]:
             yield f"| kills of the aggregator, {store} store | {sum(one['kills'] for one in kills)} | 0 credits |"
     if figures.get("duplicates"):
         yield f"| copies of spans sent again | {sum(one['sent'] for one in figures['duplicates']):,} | 0 charged twice |"
+    if figures.get("doubles"):
+        sent = sum(one["sent_at_once"] for one in figures["doubles"])
+        doubled = sum(one["charged_twice_at_first"] for one in figures["doubles"])
+        yield f"| usages sent to two aggregators at once | {sent:,}, {doubled:,} of them taken back once | 0 charged twice |"
     if figures.get("outage"):
         minutes = sum(one["seconds"] for one in figures["outage"]) / 60
         yield f"| minutes of outage of the store | {minutes:.1f} | 0 events |"

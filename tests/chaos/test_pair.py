@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as otlp
 from support.accounting import assert_exact, charges, settle
 from support.chaos import new_seed
-from support.clickhouse_http import ClickHouseHttp
+from support.clickhouse_http import ClickHouseHttp, Fault
 from support.figures import record
 from support.otlp_clients import GrpcClient
 from support.processes import AggregatorProcess, wait_until
 from support.storm import assert_reconciled
 
 ROUNDS, SPANS = 6, 50
-AT_ONCE, KILLS = 40, 5
+AT_ONCE, HELD, KILLS = 40, 3, 5
 PER_SPAN = Decimal("0.3")
 
 
@@ -41,21 +41,30 @@ def usage(rng: random.Random, keyed: bool) -> Span:
 
 
 @contextmanager
-def pair(folder: Path, **more: str) -> Iterator[tuple[AggregatorProcess, AggregatorProcess]]:
-    """Two aggregators on one store."""
+def pair(folder: Path, **more: str) -> Iterator[tuple[AggregatorProcess, AggregatorProcess, ClickHouseHttp]]:
+    """Two aggregators on one store, and the store."""
     with ClickHouseHttp(folder / "store") as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_INSERT_INTERVAL_S": "0.02", **more}
         with (
             AggregatorProcess(folder / "one", settings, name="one") as one,
             AggregatorProcess(folder / "other", settings, name="other") as other,
         ):
-            yield one, other
+            yield one, other, store
+
+
+@contextmanager
+def held_inserts(store: ClickHouseHttp) -> Iterator[None]:
+    """Holds the next insert of each of the two until both have begun, and lets them go in the same moment."""
+    store.add_fault(Fault(action="hang", times=2))
+    yield
+    wait_until(lambda: [fault.hits for fault in store.faults()] == [2], 60, "both inserts are held")
+    store.clear_faults()
 
 
 def test_copies_that_reach_another_aggregator_later_are_charged_once(tmp_path: Path) -> None:
     """Sent to one aggregator and then to the other, now in this order and now in that, a span is charged once."""
     rng = random.Random(new_seed())
-    with pair(tmp_path) as (one, other):
+    with pair(tmp_path) as (one, other, _):
         for payload in requests(rng, ROUNDS):
             for aggregator in rng.sample((one, other), 2):
                 with GrpcClient(aggregator.grpc_port) as client:
@@ -71,13 +80,17 @@ def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Pa
     """Each request is sent to both at once: what both have charged is taken back, and every sum is that of one charge."""
     rng = random.Random(new_seed())
     with (
-        pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as both,
+        pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as (*both, store),
         GrpcClient(both[0].grpc_port) as one,
         GrpcClient(both[1].grpc_port) as other,
         ThreadPoolExecutor(2) as pool,
     ):
-        for payload in requests(rng, AT_ONCE):
-            list(pool.map(lambda client, payload=payload: client.export(payload), (one, other)))
+        for number, payload in enumerate(requests(rng, AT_ONCE)):
+            # The first ones meet for certain, whatever the machine is busy with.
+            with held_inserts(store) if number < HELD else nullcontext():
+                list(pool.map(lambda client, payload=payload: client.export(payload), (one, other)))
+            if number < HELD:
+                assert_charged_once(both, (number + 1) * SPANS)
         assert_charged_once(both, AT_ONCE * SPANS)
         doubles = both[0].sql("SELECT count() AS n, uniqExact(event_id) AS events FROM credit_voids")
         assert doubles[0]["n"] == doubles[0]["events"] > 0, "the two never met; nothing was shown"
@@ -88,7 +101,7 @@ def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Pa
 def test_kills_of_either_leave_one_charge(tmp_path: Path) -> None:
     """Every request goes to both at once while now one and now the other is killed: each usage is charged once."""
     rng = random.Random(new_seed())
-    with pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as both, ThreadPoolExecutor(2) as pool:
+    with pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as (*both, _), ThreadPoolExecutor(2) as pool:
         for number, payload in enumerate(requests(rng, KILLS * 4)):
             sent = [pool.submit(send_until_acknowledged, aggregator, payload) for aggregator in both]
             if number % 4 == 3:
