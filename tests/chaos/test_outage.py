@@ -18,7 +18,7 @@ Outage = Callable[[ClickHouseHttp], AbstractContextManager[None]]
 
 CLIENTS = 2
 # How much each client has acknowledged, while the store is away, before it may come back.
-SPANS_DURING_THE_OUTAGE = 150
+SPANS_DURING_THE_OUTAGE = 60
 MINUTES_S = 120.0
 # Less than the default of 300 s, so that a test can see what follows a request that was given up.
 ANSWER_TIMEOUT_S = 2
