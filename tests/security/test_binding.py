@@ -120,6 +120,6 @@ def test_the_binding_is_durable(tmp_path: object) -> None:
     with Spool(path, 1 << 20, 1.0) as spool:
         from otel_credits_aggregator.spool import Batch
 
-        first, last = spool.waiting[0].id, spool.waiting[-1].id
+        first, last = (request.id for request in spool.waiting)
         bindings = [request.binding for request in spool.payloads(Batch("b", Signal.TRACES, first, last, b""))]
     assert bindings == [BOTH, b""]
