@@ -56,6 +56,21 @@ ORDER BY event_id
 SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
     min_compress_block_size = 2048, max_compress_block_size = 4096;
 
+-- What tells that two spans are one LLM call where no response id does: hashes of where the charged one stands in its trace, and
+-- of its token counts. Kept for as long as copies of a call can be expected. Only with OTEL_CREDITS_CHARGE_GENAI=on.
+CREATE TABLE IF NOT EXISTS call_links
+(
+    link UUID,
+    scope_name LowCardinality(String) COMMENT 'of the charged span',
+    batch_id UUID,
+    received_at DateTime('UTC')
+)
+ENGINE = MergeTree
+ORDER BY link
+TTL received_at + INTERVAL 3 DAY
+SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
+    min_compress_block_size = 2048, max_compress_block_size = 4096;
+
 CREATE TABLE IF NOT EXISTS credit_grants
 (
     grant_id String DEFAULT toString(generateUUIDv4()) COMMENT 'idempotency key of the grant',
@@ -142,6 +157,8 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
     scope_version String,
     trace_id String COMMENT 'raw bytes as received',
     span_id String COMMENT 'raw bytes as received',
+    parent_span_id String COMMENT 'raw bytes as received',
+    answer_id String COMMENT 'the provider''s response id, if it was only within the text of the answer',
     name String,
     kind Int32,
     status_code Int32,

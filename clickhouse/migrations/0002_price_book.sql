@@ -17,14 +17,39 @@ CREATE TABLE IF NOT EXISTS credit_action_costs
 ENGINE = MergeTree
 ORDER BY (action_type, model, unit, effective_from, created_at);
 
--- How an instrumentation reports tokens, found by the name of its scope. Only what is listed is charged
--- automatically; any other emitter of token attributes is quarantined as unknown_convention.
+-- How an instrumentation reports tokens, found by the name and the version of its scope (and by the provider it calls, where
+-- that matters). Only what is listed is charged automatically; any other emitter of token attributes is quarantined as
+-- unknown_convention, until a row says what its attributes mean. Columns that a row leaves out have the names of OpenTelemetry's
+-- conventions. Of several rows that match, the one with the latest version_from counts, then one that names the provider, then
+-- the one that was added last.
 CREATE TABLE IF NOT EXISTS credit_conventions
 (
     scope_name String,
-    input_includes_cache Bool COMMENT 'whether the input attribute counts cached tokens too',
-    source String COMMENT 'where this was measured',
-    created_at DateTime64(6, 'UTC') DEFAULT now64(6)
+    version_from String DEFAULT '' COMMENT 'first version that does so; empty: any',
+    version_until String DEFAULT '' COMMENT 'first version that does otherwise; empty: none yet',
+    provider String DEFAULT '' COMMENT 'gen_ai.provider.name in lower case (else gen_ai.system, llm.provider, llm.system); empty: any',
+    input_attribute String DEFAULT 'gen_ai.usage.input_tokens',
+    output_attribute String DEFAULT 'gen_ai.usage.output_tokens' COMMENT 'reasoning included',
+    cache_read_attribute String DEFAULT 'gen_ai.usage.cache_read.input_tokens',
+    cache_write_attribute String DEFAULT 'gen_ai.usage.cache_write.input_tokens' COMMENT 'all writes, of whatever lifetime',
+    cache_write_1h_attribute String DEFAULT '' COMMENT 'those of the writes that live an hour',
+    reasoning_attribute String DEFAULT 'gen_ai.usage.reasoning.output_tokens',
+    input_audio_attribute String DEFAULT '' COMMENT 'those of the uncached input tokens that were audio',
+    output_audio_attribute String DEFAULT '' COMMENT 'those of the output tokens that were audio',
+    input_includes_cache Bool DEFAULT true COMMENT 'whether the input attribute counts cached tokens too',
+    cache_unknown_from UInt64 DEFAULT 0 COMMENT 'from so many input tokens on, no cache-read attribute means not known; 0: it means none',
+    model_attribute String DEFAULT 'gen_ai.response.model',
+    request_model_attribute String DEFAULT 'gen_ai.request.model' COMMENT 'the model, if the first is not there',
+    response_id_attribute String DEFAULT 'gen_ai.response.id',
+    finish_attribute String DEFAULT '' COMMENT 'what only a call that was answered to its end has; empty: any known one, asked for with Anthropic only',
+    service_tier_attribute String DEFAULT '',
+    stream_attribute String DEFAULT '' COMMENT 'is true if the call was a stream',
+    stream_order Array(String) DEFAULT [] COMMENT 'two attributes that come in this order unless the call was a stream',
+    stream_flaw LowCardinality(String) DEFAULT '' COMMENT 'what of a stream is not to be trusted: output; cache_zero (cached counts of 0); cache_absent (a missing cache-read count)',
+    preference UInt8 DEFAULT 9 COMMENT 'of copies of a call in one insert the lowest is charged',
+    source String COMMENT 'where this was measured or is documented',
+    created_at DateTime64(6, 'UTC') DEFAULT now64(6),
+    CONSTRAINT stream_flaw_is_known CHECK stream_flaw IN ('', 'output', 'cache_zero', 'cache_absent')
 )
 ENGINE = MergeTree
 ORDER BY (scope_name, created_at);
@@ -82,3 +107,15 @@ FROM
     FROM credit_rules
 )
 WHERE enabled;
+
+-- Models under another name: an Azure deployment, a gateway's own name. Prices are looked up by both; the events keep the name that
+-- was reported. The newest row of a name counts.
+CREATE TABLE IF NOT EXISTS credit_model_aliases
+(
+    model String COMMENT 'as reported',
+    price_model String COMMENT 'as the price book names it, with or without the date of a snapshot',
+    source String,
+    created_at DateTime64(6, 'UTC') DEFAULT now64(6)
+)
+ENGINE = MergeTree
+ORDER BY (model, created_at);

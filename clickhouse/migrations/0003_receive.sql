@@ -12,6 +12,7 @@ CREATE TABLE IF NOT EXISTS otlp_traces
             spans Array(Tuple(
                 trace_id String,
                 span_id String,
+                parent_span_id String,
                 name String,
                 kind Int32,
                 start_time_unix_nano UInt64,
@@ -79,6 +80,8 @@ CREATE TABLE IF NOT EXISTS usage_candidates
     scope_version String,
     trace_id String,
     span_id String,
+    parent_span_id String,
+    answer_id String COMMENT 'the provider''s response id, if the emitter has it only within the text of the answer',
     name String,
     kind Int32,
     status_code Int32,

@@ -6,6 +6,10 @@ SELECT second, event_id, batch_id FROM judged_usages WHERE outcome = 'charged' A
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_key_mv TO event_ids_by_key AS
 SELECT event_id, fingerprint, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('key', 'response');
 
+CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
+SELECT arrayJoin(arrayConcat(answers, claims, later)) AS link, candidate.scope_name AS scope_name, batch_id, toDateTime(received_at) AS received_at
+FROM judged_usages WHERE outcome = 'charged';
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_usage_events_mv TO credit_usage_events AS
 WITH arrayFilter(key -> startsWith(key, 'credits.metadata.'), mapKeys(attributes)) AS metadata_keys
 SELECT
@@ -178,13 +182,16 @@ SELECT
     event_id, reason, received_at, user_id, action_type, model, signal,
     candidate.charge_genai AS charge_genai, candidate.user_attributes AS user_attributes, candidate.default_user AS default_user,
     receiver, candidate.allowed_services AS allowed_services, candidate.allowed_actions AS allowed_actions, service_name, candidate.scope_name AS scope_name, candidate.scope_version AS scope_version,
-    candidate.trace_id AS trace_id, candidate.span_id AS span_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
+    candidate.trace_id AS trace_id, candidate.span_id AS span_id,
+    candidate.parent_span_id AS parent_span_id, candidate.answer_id AS answer_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
         OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
             'gen_ai.response.id', 'gen_ai.response.model', 'gen_ai.response.finish_reasons',
-            'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type'), attributes) AS attributes,
+            'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type')
+        -- What a row of credit_conventions may name: counts, models, ids and the like. They are short, and no prompt is a number.
+        OR (length(value) <= 200 AND (match(key, 'model|finish|stop_reason|service_tier|is_streaming|request[.]stream|response[._]id') OR match(value, '^[0-9]+$'))), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';
 
@@ -207,7 +214,7 @@ FROM
         envelope,
         arrayCount(keys -> NOT (has(keys, 'credits.action_type')
             OR (envelope.charge_genai AND (has(keys, 'gen_ai.operation.name') OR has(keys, 'openinference.span.kind')
-                OR has(keys, 'gen_ai.usage.input_tokens') OR has(keys, 'gen_ai.usage.prompt_tokens') OR has(keys, 'llm.request.type')))),
+                OR has(keys, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, keys)))),
             ss.spans.attributes.key) AS others
     FROM (SELECT envelope, arrayJoin(arrayJoin(resource_spans).scope_spans) AS ss FROM otlp_traces)
 )
@@ -221,7 +228,7 @@ SELECT receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, -toInt6
 FROM usage_candidates
 WHERE rule_action != ''
     AND NOT (charge_genai AND (mapContains(attributes, 'gen_ai.operation.name') OR mapContains(attributes, 'openinference.span.kind')
-        OR mapContains(attributes, 'gen_ai.usage.input_tokens') OR mapContains(attributes, 'gen_ai.usage.prompt_tokens') OR mapContains(attributes, 'llm.request.type')))
+        OR mapContains(attributes, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, mapKeys(attributes))))
 GROUP BY receiver;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS other_points_mv TO ingest_outcomes AS
