@@ -320,7 +320,11 @@ FROM
         *,
         if(time_unusable, received_at, fromUnixTimestamp64Micro(toInt64(intDiv(candidate.end_time_unix_nano, 1000)), 'UTC')) AS created_at,
         if(created_at >= price_changes[-1], price_changes[-1], arrayLast(changed_at -> changed_at <= created_at, price_changes)) AS price_time,
-        if(empty(sent_units) AND NOT has_amount, map('call', toDecimal128(1, 12)), sent_units) AS units,
+        -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
+        multiIf(
+            empty(sent_units) AND NOT has_amount, map('call', toDecimal128(1, 12)),
+            tier != '', mapFromArrays(arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), mapKeys(sent_units)), mapValues(sent_units)),
+            sent_units) AS units,
         -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by.
         if(in_doubt, multiIf(
             bare, [sipHash128('parent', place.1, place.2)],
@@ -394,17 +398,15 @@ FROM
                 'cache_read_token', toDecimal128(toInt64(tokens[3]) - (tokens[3] = 0), 12),
                 'cache_write_token', toDecimal128(toInt64(tokens[4]) - toInt64(tokens[6]) - (tokens[4] = tokens[6]), 12),
                 'reasoning_token', toDecimal128(toInt64(tokens[5]) - (tokens[5] = 0), 12))) AS common_units,
-            -- What few emitters tell apart: hour-long cache writes, audio, and a service tier, which is part of each unit's name.
-            if(rule > 1 AND (tokens[6] + tokens[7] + tokens[8] > 0 OR tier != ''),
-                mapFromArrays(
-                    arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), mapKeys(mapConcat(common_units, rare_units))),
-                    mapValues(mapConcat(common_units, rare_units))),
-                common_units) AS token_units,
-            mapFilter((unit, quantity) -> quantity > 0, map(
-                'cache_write_1h_token', toDecimal128(tokens[6], 12),
-                'input_audio_token', toDecimal128(tokens[7], 12),
-                'output_audio_token', toDecimal128(tokens[8], 12))) AS rare_units,
-            mapUpdate(token_units, mapFromArrays(arrayMap(key -> substring(key, 15), stated_keys), stated_numbers)) AS sent_units,
+            mapUpdate(
+                -- What few emitters tell apart: hour-long cache writes and audio.
+                if(rule > 1 AND tokens[6] + tokens[7] + tokens[8] > 0,
+                    mapConcat(common_units, mapFilter((unit, quantity) -> quantity > 0, map(
+                        'cache_write_1h_token', toDecimal128(tokens[6], 12),
+                        'input_audio_token', toDecimal128(tokens[7], 12),
+                        'output_audio_token', toDecimal128(tokens[8], 12)))),
+                    common_units),
+                mapFromArrays(arrayMap(key -> substring(key, 15), stated_keys), stated_numbers)) AS sent_units,
             amount_numbers[1] AS stated_amount,
             notEmpty(wrong_tokens) OR notEmpty(wrong_numbers) AS wrong,
             concat(wrong_tokens[1], wrong_numbers[1]) AS wrong_number,
@@ -418,22 +420,22 @@ FROM
                     OR attributes['llm.finish_reason'] != '',
                 true), true) AS finished,
             -- Ids are never shorter in a usage that can be charged; the sum of it all is one place.
-            candidate.charge_genai AND signal = 'span' AND (automatic OR bare OR (explicit AND token_texts[1] != '')) AS in_doubt,
+            candidate.charge_genai AND signal = 'span' AND (automatic OR bare OR (explicit AND token_texts[1] != '' AND candidate.rule_id = '')) AS in_doubt,
             (candidate.trace_id, candidate.span_id, candidate.parent_span_id) AS place,
             intDiv(candidate.end_time_unix_nano, 250000000) AS quarters
         FROM
         (
             SELECT
                 *,
-                if(rule > 1 AND attributes[rules.16[rule]] NOT IN ('', 'default', 'standard', 'auto'), concat('_', attributes[rules.16[rule]]), '') AS tier,
+                if(rule = 1 OR explicit, '', if(attributes[rules.16[rule]] IN ('', 'default', 'standard', 'auto'), '', concat('_', attributes[rules.16[rule]]))) AS tier,
                 NOT rules.10[rule] AS cache_apart,
                 -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
                 NOT explicit AND candidate.charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
                 NOT explicit AND candidate.charge_genai AND NOT automatic AND has_counts AS bare,
                 -- Numbers that are safe to compute with; the ones that are not are listed as wrong.
                 arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
-                arrayFilter(text -> ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000, if(rule = 1, sent_token_texts,
-                    arrayFilter(text -> text != '', token_texts))) AS wrong_tokens,
+                arrayFilter(text -> ifNull(toUInt64OrNull(text), 18446744073709551615) > 1000000000000, arrayConcat(sent_token_texts,
+                    if(rule = 1, [], arrayFilter(text -> text != '', token_texts)))) AS wrong_tokens,
                 -- 50 decimals are read, 12 are kept: a text that needs more is refused, a binary float is rounded (half to
                 -- even), since its shortest decimal form is what the app meant.
                 arrayMap(text -> CAST(roundBankers(greatest(least(toDecimal256OrZero(text, 50), 1000000000000000), 0), 12), 'Decimal(38, 12)'), stated_texts) AS stated_numbers,
@@ -459,14 +461,13 @@ FROM
                             default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
                             parent_span_id String, answer_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
                             double_keys Array(String), defect String, rule_id String) AS candidate,
-                    mapContains(attributes, 'credits.action_type') AS explicit,
-                    if(mapContains(attributes, 'credits.action_type'), attributes['credits.action_type'], 'ai_call') AS action_type,
-                    if(charge_genai, lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])), '') AS provider,
-                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.21, toUInt16(1)) AS rule,
-                    attributes['gen_ai.operation.name'] AS operation,
+                    provider,
+                    rule,
+                    explicit,
+                    if(explicit, attributes['credits.action_type'], 'ai_call') AS action_type,
                     inference,
-                    operation = 'embeddings' OR attributes['openinference.span.kind'] = 'EMBEDDING' OR attributes['llm.request.type'] = 'embedding' AS embedding,
-                    operation = '' AND attributes['openinference.span.kind'] = '' AND attributes['llm.request.type'] = '' AS unmarked,
+                    embedding,
+                    unmarked,
                     -- Counts of tokens on a span that says neither that it is an LLM call nor that it is something else.
                     if(charge_genai AND NOT explicit AND NOT inference AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent', 'invoke_workflow',
                             'execute_tool', 'execute_task', 'retrieval', 'rerank', 'plan')),
@@ -491,7 +492,9 @@ FROM
                             attributes['gen_ai.usage.reasoning.output_tokens']
                         ],
                         [
-                            attributes[rules.2[rule]], attributes[rules.3[rule]], attributes[rules.4[rule]], attributes[rules.5[rule]],
+                            attributes[rules.2[rule]], attributes[rules.3[rule]], attributes[rules.4[rule]],
+                            firstNonDefault(attributes[rules.5[rule]], if(rules.5[rule] = 'gen_ai.usage.cache_write.input_tokens',
+                                attributes['gen_ai.usage.cache_creation.input_tokens'], '')),
                             attributes[rules.6[rule]], attributes[rules.7[rule]], attributes[rules.8[rule]], attributes[rules.9[rule]]
                         ]) AS token_texts,
                     signal = 'span' AND (length(trace_id) != 16 OR trace_id = unhex('00000000000000000000000000000000')) AS trace_id_wrong,
@@ -507,7 +510,7 @@ FROM
                     if(mapContains(attributes, 'credits.amount'), arrayPushBack(stated_texts, amount_text), stated_texts) AS number_texts,
                     attributes['credits.usage_unknown'] = 'true' AS usage_unknown,
                     attributes['credits.idempotency_key'] AS idempotency_key,
-                    firstNonDefault(attributes[rules.14[rule]], answer_id) AS response_id,
+                    if(rule = 1, firstNonDefault(attributes['gen_ai.response.id'], answer_id), firstNonDefault(attributes[rules.14[rule]], answer_id)) AS response_id,
                     end_time_unix_nano < 946684800000000000
                         OR end_time_unix_nano > (toUInt64(greatest(toUnixTimestamp64Micro(received_at), 946684800000000)) + 2678400000000) * 1000 AS time_unusable
                 FROM
@@ -522,17 +525,31 @@ FROM
                                         'gen_ai.request.model', 'gen_ai.response.model', 'credits.seq', 'service.instance.id'), attributes)),
                                 mapUpdate(map('credits.action_type', rule_action),
                                     mapFromArrays(arrayMap(unit -> concat('credits.units.', unit), mapKeys(rule_quantities)), mapValues(rule_quantities))))) AS attributes,
-                            if(charged_anyway, '', rule_id) AS rule_id)
+                            if(charged_anyway, '', rule_id) AS rule_id,
+                            if(ruled, '', answer_id) AS answer_id,
+                            explicit OR ruled AS explicit)
                     FROM
                     (
                         SELECT
                             *,
-                            attributes['gen_ai.operation.name'] IN ('chat', 'text_completion', 'generate_content', 'embeddings')
-                                OR attributes['openinference.span.kind'] IN ('LLM', 'EMBEDDING')
-                                OR attributes['llm.request.type'] IN ('chat', 'completion', 'embedding') AS inference,
-                            rule_id != '' AND charge_genai AND inference AND NOT mapContains(attributes, 'credits.action_type') AS charged_anyway,
-                            rule_id != '' AND NOT charged_anyway AND NOT mapContains(attributes, 'credits.action_type') AS ruled
-                        FROM usage_candidates
+                            transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.21, toUInt16(1)) AS rule,
+                            operation IN ('chat', 'text_completion', 'generate_content', 'embeddings') OR kind_of_span IN ('LLM', 'EMBEDDING')
+                                OR kind_of_request IN ('chat', 'completion', 'embedding') AS inference,
+                            operation = 'embeddings' OR kind_of_span = 'EMBEDDING' OR kind_of_request = 'embedding' AS embedding,
+                            operation = '' AND kind_of_span = '' AND kind_of_request = '' AS unmarked,
+                            rule_id != '' AND NOT explicit AND charge_genai AND inference AS charged_anyway,
+                            rule_id != '' AND NOT explicit AND NOT charged_anyway AS ruled
+                        FROM
+                        (
+                            SELECT
+                                *,
+                                mapContains(attributes, 'credits.action_type') AS explicit,
+                                if(charge_genai, lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])), '') AS provider,
+                                attributes['gen_ai.operation.name'] AS operation,
+                                attributes['openinference.span.kind'] AS kind_of_span,
+                                attributes['llm.request.type'] AS kind_of_request
+                            FROM usage_candidates
+                        )
                     )
                 )
             )
@@ -657,17 +674,18 @@ FROM
             FROM (SELECT event_id, position, candidate.scope_name AS scope_name, arrayJoin(doubts) AS doubt FROM rated_usages WHERE reason = '') AS u
             INNER JOIN
             (
-                SELECT claim, scope_name, min(claimed_position) AS position
+                SELECT claim, scope_name, min(claimed_position) AS position, argMin(claimed_event, claimed_position) AS claimed_by
                 FROM
                 (
-                    SELECT arrayJoin(claims) AS claim, candidate.scope_name AS scope_name, if(identity = 'response', 0, position) AS claimed_position
+                    SELECT arrayJoin(claims) AS claim, candidate.scope_name AS scope_name, if(identity = 'response', 0, position) AS claimed_position,
+                        event_id AS claimed_event
                     FROM rated_usages WHERE reason = '' AND notEmpty(claims) AND event_id NOT IN (SELECT event_id FROM copies)
                     UNION ALL
-                    SELECT link AS claim, toString(scope_name) AS scope_name, 0 AS claimed_position
+                    SELECT link AS claim, toString(scope_name) AS scope_name, 0 AS claimed_position, toUUID('00000000-0000-0000-0000-000000000000') AS claimed_event
                     FROM call_links WHERE link IN (SELECT arrayJoin(doubts) FROM rated_usages) AND batch_id != this_batch
                 )
                 GROUP BY claim, scope_name
             ) AS v ON u.doubt = v.claim
-            WHERE u.scope_name != v.scope_name AND v.position < u.position) AS perhaps_copy
+            WHERE u.scope_name != v.scope_name AND v.position < u.position AND v.claimed_by != u.event_id) AS perhaps_copy
     FROM rated_usages AS r
 ) AS t;

@@ -40,7 +40,7 @@ FROM values(
     ('claude-sonnet-5-5', '2026-10-07', '2',    '0.1',  '2.5',   '10',  ''),
     ('claude-haiku-4-5',  '2025-10-15', '1',    '0.1',  '1.25',  '5',   ''),
     ('claude-haiku-5-5',  '2026-10-07', '0.1',  '0.01', '0.125', '0.5', '; prompts up to 100,000 tokens, longer ones cost 5 times as much, which is not modelled'))
-ARRAY JOIN [('input_token', input), ('cache_read_token', cache_read), ('cache_write_token', cache_write), ('output_token', output)] AS price
+ARRAY JOIN [('input_token', input), ('cache_read_token', cache_read), ('cache_write_token', cache_write), ('cache_write_1h_token', 2 * input), ('output_token', output)] AS price
 WHERE ('*', model, price.1, since) NOT IN (SELECT action_type, model, unit, effective_from FROM credit_action_costs);
 
 -- GPT. Models before GPT-5.6 have no price for writing to the cache: such tokens are billed as input.

@@ -27,11 +27,6 @@ from support.chain import Chain
 
 FOLDER = Path(__file__).parents[1] / "recordings"
 CASES = {case["id"]: case for case in json.loads((FOLDER / "index.json").read_text())["cases"]}
-LISTED_SCOPES = {
-    "opentelemetry.instrumentation.genai.anthropic",
-    "com.anthropic.sdk.python",
-    "opentelemetry.instrumentation.genai.openai",
-}
 LLM_PREFIXES = ("gen_ai.", "llm.", "openinference.")
 # The unit, its name in the index, its price.
 UNITS = {
@@ -40,12 +35,16 @@ UNITS = {
     "cache_write_token": ("cache_write", Decimal("0.00000375")),
     "output_token": ("output_total", Decimal("0.000015")),
 }
-# Listed scopes only, and every call completed, yet the spans do not say what was used: not charged, and not as zero.
+# Every call completed, yet the spans do not say what was used: not charged, and not as zero.
 SILENT = {
     "ga-openai.stream_nousage": "the OpenAI API sends no usage in a stream without include_usage",
+    "oi-anthropic.raw_response_stream": "the span ends before the stream does",
+    "ga-langchain.stream": "the same as the first, through LangChain",
+    "old-ollm-openai.stream_usage": "usage of streams is not reported",
 }
 # A call that was made and told of by no span.
 LOST = {
+    "extra.sampled_01_ollm": "a sampler dropped nine of ten spans",
     "e2e.contrib": "one request came with a client's traceparent that says not sampled",
 }
 # The client names another user in its baggage header, and the recorded app believes it.
@@ -89,11 +88,10 @@ def llm_scopes(case: str) -> set[str]:
     }
 
 
-def must_be_exact(case: str) -> bool:
-    """Whether only listed scopes tell of the case's calls, all of which completed."""
+def completed(case: str) -> bool:
+    """Whether the provider was called, every call was answered to its end, and spans tell of all of them."""
     totals = CASES[case]["true_usage"]["totals"]
-    completed = totals["billed_calls"] == totals["completed_calls"] > 0
-    return completed and case not in SILENT | LOST and bool(found := llm_scopes(case)) and found <= LISTED_SCOPES
+    return totals["billed_calls"] == totals["completed_calls"] > 0 and case not in LOST and bool(llm_scopes(case))
 
 
 def insert(chain: Chain, signal: Signal, requests: list[tuple[str, bytes]], **settings: Any) -> None:
@@ -199,7 +197,7 @@ def test_the_recordings_are_complete() -> None:
             signal = Signal(file["signal"])
             assert parse(signal, (FOLDER / file["path"]).read_bytes()) is not None
     assert len(CASES) > 200
-    assert sum(map(must_be_exact, CASES)) == 44
+    assert sum(map(completed, CASES)) == 147
 
 
 def test_sums_agree_for_each_case(charged: dict[str, Fate]) -> None:
@@ -208,10 +206,18 @@ def test_sums_agree_for_each_case(charged: dict[str, Fate]) -> None:
     assert not wrong
 
 
-def test_listed_instrumentations_are_charged_exactly(charged: dict[str, Fate]) -> None:
-    """What the official instrumentations and the Anthropic SDK tell of completed calls is charged exactly."""
-    wrong = [case for case in CASES if must_be_exact(case) and verdict(case, charged[case]) != "exact"]
+def test_completed_calls_are_charged_exactly_or_wait(charged: dict[str, Fate]) -> None:
+    """What instrumentations tell of completed calls is charged exactly, or quarantined if it cannot be known."""
+    verdicts = {case: verdict(case, charged[case]) for case in CASES if completed(case)}
+    wrong = [case for case, said in verdicts.items() if said != "exact" and not charged[case].outcomes["quarantined"]]
     assert not wrong, "\n" + table(charged)
+    assert sum(said == "exact" for said in verdicts.values()) == 117
+
+
+def test_each_usage_waits_for_a_known_reason(charged: dict[str, Fate]) -> None:
+    """What of the recordings is quarantined has a reason that says what cannot be known; no emitter in them is unknown."""
+    reasons = {reason for fate in charged.values() for reason in fate.reasons}
+    assert reasons == {"usage_unknown", "emitter_unreliable", "cache_unknown"}
 
 
 def test_nothing_is_charged_too_much(charged: dict[str, Fate]) -> None:

@@ -32,6 +32,7 @@ STORED_TABLES = (
     "credit_usage_events",
     "event_ids_by_second",
     "event_ids_by_key",
+    "call_links",
     "user_month_totals",
     "usage_month_totals",
     "credit_quarantine",
@@ -44,7 +45,7 @@ STORED_TABLES = (
 )
 _BY_DECISION = ("quarantine_decisions", "credit_corrections", "credit_voids", "double_charges")
 # What the chain reads, as filled by the migrations.
-_BOOKS = ("credit_action_costs", "credit_conventions", "credit_rules")
+_BOOKS = ("credit_action_costs", "credit_conventions", "credit_rules", "credit_model_aliases")
 _SPOOL_BYTES_MAX = 1 << 30
 _RETRY_DELAY_S = 1.0
 

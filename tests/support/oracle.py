@@ -128,7 +128,7 @@ class Oracle:
 
     def _reason(self, usage: Usage) -> str:
         """Why a usage cannot be charged; if it can, it has its charge afterwards."""
-        if not usage.explicit and not usage.automatic:
+        if not usage.explicit and not usage.automatic and not usage.bare:
             return "not_usage"
         return fault(usage) or read_quantities(usage, self._input_includes_cache) or self._rate(usage)
 

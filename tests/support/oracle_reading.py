@@ -34,7 +34,7 @@ _DEFAULT_PAYERS = (names.CREDITS_USER, names.USER, names.END_USER)
 _INFERENCE = {
     names.OPERATION: {"chat", "text_completion", "generate_content", "embeddings"},
     names.OPENINFERENCE_KIND: {"LLM", "EMBEDDING"},
-    names.LLM_REQUEST_TYPE: {"chat", "completion"},
+    names.LLM_REQUEST_TYPE: {"chat", "completion", "embedding"},
 }
 _TOKEN_UNITS = {
     "input_token": (names.INPUT,),
@@ -83,6 +83,13 @@ class Usage:
         """Whether it is charged because it is an LLM inference."""
         inference = any(self.attributes.get(name) in values for name, values in _INFERENCE.items())
         return not self.explicit and inference and self.settings.charge_genai
+
+    @property
+    def bare(self) -> bool:
+        """Whether it has token counts, and does not say that it is an inference or anything else."""
+        marked = any(self.attributes.get(name) for name in _INFERENCE)
+        counts = [text for name, text in self.attributes.items() if "tokens" in name and text.isdecimal()]
+        return not self.explicit and not marked and bool(counts) and self.settings.charge_genai
 
     @property
     def user(self) -> str:
@@ -141,7 +148,7 @@ def candidates(request: Any, received_us: int, settings: Any) -> Iterator[Usage 
 
 def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any) -> Usage | str:
     attributes, doubles, defect = _texts(span.attributes)
-    if names.ACTION not in attributes and not any(name in attributes for name in (*_INFERENCE, names.INPUT)):
+    if names.ACTION not in attributes and not any(name in _INFERENCE or "oken" in name for name in attributes):
         return "span"
     return Usage(
         signal="span",
@@ -262,6 +269,8 @@ def fault(usage: Usage) -> str:
 
 def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> str:
     """Fills in units, amount and tokens; returns what is wrong with them."""
+    if usage.bare or (usage.automatic and usage.scope not in input_includes_cache):
+        return "unknown_convention"
     wrong = _wrong_number(usage)
     if wrong:
         return wrong
@@ -279,21 +288,18 @@ def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> s
         usage.amount = _stated(usage, names.AMOUNT)
     elif not usage.units:
         usage.units = {"call": Decimal(1)}
-    return _unknown(usage, input_includes_cache)
+    return _unknown(usage)
 
 
-def _unknown(usage: Usage, known_scopes: Mapping[str, bool]) -> str:
-    """Why an incomplete usage, or one that is read by guessing, is not charged."""
+def _unknown(usage: Usage) -> str:
+    """Why an incomplete usage is not charged."""
     if usage.attributes.get(names.USAGE_UNKNOWN) == "true":
         return "usage_unknown"
     if usage.explicit:
         return ""
-    if usage.scope not in known_scopes:
-        return "unknown_convention"
-    operation = usage.text(names.OPERATION)
-    complete = usage.text(names.INPUT) and (usage.text(names.OUTPUT) or operation == "embeddings")
-    finished = operation != "chat" or usage.text(names.FINISH_REASONS, names.STOP_REASON)
-    return "" if complete and finished else "usage_unknown"
+    embedding = usage.text(names.OPERATION) == "embeddings"
+    complete = usage.text(names.INPUT) and (usage.text(names.OUTPUT) or embedding)
+    return "" if complete and usage.tokens_in + usage.tokens_out else "usage_unknown"
 
 
 def _stated_units(usage: Usage) -> list[str]:

@@ -37,8 +37,14 @@ HINTS: Mapping[str, str] = {
     "Add its scope to credit_conventions with input_includes_cache = false, then: otel-credits quarantine replay",
     "usage_unknown": "Nobody reported how much it was, as when a call fails or a stream is cut off. Decide yourself; "
     "track_stream charges what a cut-off stream is known to have used.",
-    "unknown_convention": "Whether input tokens of this instrumentation include cached ones is not known. Find out, "
+    "unknown_convention": "What the token attributes of this instrumentation mean is not known. Find out, "
     "add its scope to credit_conventions, then: otel-credits quarantine replay",
+    "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a stream. If another span tells of "
+    "the same call, that one was charged; else look at the provider's own account.",
+    "cache_unknown": "This instrumentation does not report cached tokens, and a prompt of this length may have had some: "
+    "it cannot be priced. Use one that reports them.",
+    "possible_copy": "Another span, which was charged, tells of a call with the same token counts at that time or place; no "
+    "response id says whether it is the same one. Switch one of the two instrumentations off.",
     "unpriced": "A unit of it has no price. Add one with otel-credits prices set; it is then charged by itself.",
     "amount_out_of_range": "Quantity times price is above 10^18: check the price and the unit.",
     "idempotency_conflict": "Its idempotency key was charged before, for something else: use a key for one usage only.",
