@@ -644,7 +644,10 @@ SELECT
         first, 'charged',
         first_is_other, 'quarantined',
         'duplicate') AS outcome,
-    if(outcome = 'quarantined' AND t.reason = '', if(perhaps_copy, 'possible_copy', 'idempotency_conflict'), toString(t.reason)) AS reason
+    multiIf(
+        outcome != 'quarantined' OR t.reason != '', toString(t.reason),
+        perhaps_copy, 'possible_copy',
+        'idempotency_conflict') AS reason
 FROM
 (
     SELECT

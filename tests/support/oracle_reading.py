@@ -269,7 +269,9 @@ def fault(usage: Usage) -> str:
 
 def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> str:
     """Fills in units, amount and tokens; returns what is wrong with them."""
-    if usage.bare or (usage.automatic and usage.scope not in input_includes_cache):
+    # Without a marker it is an LLM call if what its scope's attributes mean is known.
+    known = usage.scope in input_includes_cache
+    if (usage.automatic and not known) or (usage.bare and not (known and usage.text(names.INPUT))):
         return "unknown_convention"
     wrong = _wrong_number(usage)
     if wrong:
