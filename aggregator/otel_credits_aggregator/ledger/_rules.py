@@ -25,7 +25,7 @@ from otel_credits_aggregator.store import Client, connect, json_rows
 __all__ = ["insert_rule", "would_charge"]
 
 _DATABASE_PREFIX = "otel_credits_rule_test_"
-_BOOKS = ("credit_action_costs", "credit_conventions")
+_BOOKS = ("credit_action_costs", "credit_conventions", "credit_model_aliases")
 # The rules that count now, with the one to be tested switched on; since ever, because what is received now comes after it.
 _RULES = """
 INSERT INTO credit_rules
