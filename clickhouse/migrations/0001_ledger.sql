@@ -60,13 +60,13 @@ SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
 -- of its token counts. Kept for as long as copies of a call can be expected. Only with OTEL_CREDITS_CHARGE_GENAI=on.
 CREATE TABLE IF NOT EXISTS call_links
 (
-    link UUID,
+    place UUID COMMENT 'hash of a place in a trace, a role and token counts',
     scope_name LowCardinality(String) COMMENT 'of the charged span',
     batch_id UUID,
     received_at DateTime('UTC')
 )
 ENGINE = MergeTree
-ORDER BY link
+ORDER BY place
 TTL received_at + INTERVAL 3 DAY
 SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
     min_compress_block_size = 2048, max_compress_block_size = 4096;

@@ -6,10 +6,6 @@ SELECT second, event_id, batch_id FROM judged_usages WHERE outcome = 'charged' A
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_key_mv TO event_ids_by_key AS
 SELECT event_id, fingerprint, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('key', 'response');
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
-SELECT arrayJoin(arrayConcat(answers, claims, later)) AS link, candidate.scope_name AS scope_name, batch_id, toDateTime(received_at) AS received_at
-FROM judged_usages WHERE outcome = 'charged';
-
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_usage_events_mv TO credit_usage_events AS
 WITH arrayFilter(key -> startsWith(key, 'credits.metadata.'), mapKeys(attributes)) AS metadata_keys
 SELECT

@@ -60,7 +60,7 @@ FIXED = {
 def sql_reasons() -> set[str]:
     """Return the reasons that the chain gives: what its verdicts evaluate to, other than "nothing is wrong"."""
     sql = "\n".join(statement for migration in migrations() for statement in statements(migration.sql))
-    verdicts = re.findall(r"multiIf\(((?:(?!multiIf\(| AS ).)*)\) AS (?:defect|fault|reason)\b", sql, re.DOTALL)
+    verdicts = re.findall(r"multiIf\(((?:(?!multiIf\(| AS ).)*)\) AS (?:defect|fault|reason|verdict)\b", sql, re.DOTALL)
     branches = [line for verdict in verdicts for line in verdict.splitlines()]
     results = [re.search(r"'([a-z_]+)',?\s*$", line) for line in branches]
     singles = re.findall(r"(?:if\([^\n]*|'', )'([a-z]+(?:_[a-z]+)+)'[^\n]*\) AS (?:defect|reason)\b", sql)

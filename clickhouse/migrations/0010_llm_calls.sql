@@ -1,0 +1,256 @@
+-- The long way of a block through the chain (0004): LLM calls of other instrumentations, and spans that a billing rule matches.
+--
+--   usage_candidates -> mixed_candidates -> readings      what the attributes mean, by who emitted them
+--   rated_usages -> linked_usages -> compared_usages      whether two spans tell of one call
+--
+-- Nothing of it is planned for a block of usages that say themselves what they are.
+
+CREATE TABLE IF NOT EXISTS mixed_candidates AS usage_candidates ENGINE = Null;
+CREATE TABLE IF NOT EXISTS linked_usages AS rated_usages ENGINE = Null;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_candidates_mv TO mixed_candidates AS
+SELECT * FROM usage_candidates
+WHERE (
+    SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
+    FROM usage_candidates) > 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_readings_mv TO readings AS
+WITH
+    -- The rows of credit_conventions that apply in this block, as arrays: the first element is how an explicit usage is read, the
+    -- others are found by the hash of scope, version and provider. One look-up a row, and none of the names is read unless it hits.
+    (
+        SELECT tuple(
+            groupArray(key), groupArray(rule.1), groupArray(rule.2), groupArray(rule.3), groupArray(rule.4), groupArray(rule.5), groupArray(rule.6),
+            groupArray(rule.7), groupArray(rule.8), groupArray(rule.9), groupArray(rule.10), groupArray(rule.11), groupArray(rule.12),
+            groupArray(rule.13), groupArray(rule.14), groupArray(rule.15), groupArray(rule.16), groupArray(rule.17), groupArray(rule.18),
+            groupArray(rule.19), arrayMap(number -> toUInt16(number), range(1, toUInt64(count() + 1))))
+        FROM
+        (
+            SELECT * FROM
+            (
+                SELECT
+                    key,
+                    argMax((input_attribute, output_attribute, cache_read_attribute, cache_write_attribute, reasoning_attribute, cache_write_1h_attribute,
+                            input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
+                            request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, stream_attribute,
+                            stream_order, toString(stream_flaw), preference),
+                        (arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+')), r.provider != '', created_at)) AS rule
+                FROM
+                (
+                    SELECT DISTINCT
+                        scope_name,
+                        scope_version,
+                        lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
+                        cityHash64(scope_name, scope_version, provider) AS key,
+                        arrayMap(part -> toUInt32OrZero(part), extractAll(scope_version, '[0-9]+')) AS version
+                    FROM mixed_candidates
+                ) AS seen
+                INNER JOIN credit_conventions AS r ON r.scope_name = seen.scope_name
+                WHERE r.provider IN ('', seen.provider)
+                    AND version >= arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+'))
+                    AND (version_until = '' OR version < arrayMap(part -> toUInt32OrZero(part), extractAll(version_until, '[0-9]+')))
+                GROUP BY key
+                UNION ALL
+                SELECT
+                    toUInt64(0) AS key,
+                    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', '',
+                        'gen_ai.usage.reasoning.output_tokens', '', '', '', true, toUInt64(0), 'gen_ai.response.model', 'gen_ai.request.model',
+                        'gen_ai.response.id', '', '', '', []::Array(String), '', toUInt8(9)) AS rule
+            )
+            ORDER BY key
+        )
+    ) AS rules
+SELECT
+    * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier),
+    if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
+    -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
+    arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
+        'reasoning_token', 'cache_write_1h_token', 'input_audio_token', 'output_audio_token']) AS token_units,
+    multiIf(
+        NOT explicit AND NOT ruled AND NOT automatic AND NOT bare, 'not_usage',
+        bare OR (automatic AND rule = 1), 'unknown_convention',
+        NOT automatic, '',
+        token_texts[1] = '' OR (token_texts[2] = '' AND NOT embedding) OR input_tokens + tokens[2] = 0, 'usage_unknown',
+        NOT embedding AND NOT finished, 'usage_unknown',
+        streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
+            'emitter_unreliable',
+        token_texts[3] = '' AND NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule], 'cache_unknown',
+        '') AS verdict,
+    if(explicit OR ruled, 0, 1099511627776 * (1 + rules.20[rule])) + position AS preference,
+    -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
+    -- what is charged answers (for certain), or doubts and claims (perhaps); later is kept for other inserts only.
+    if(charge_genai AND signal = 'span' AND (automatic OR bare OR (explicit AND token_texts[1] != '' AND rule_id = '')),
+        arrayMap(link -> (link.1, reinterpretAsUUID(sipHash128(link.2, link.3, link.4, link.5, link.6))), multiIf(
+            bare, [('asks', 'parent', trace_id, span_id, toUInt64(0), toUInt64(0))],
+            explicit, [
+                ('asks', 'copy above', trace_id, span_id, input_tokens, tokens[2]),
+                ('answers', 'parent', trace_id, parent_span_id, 0, 0),
+                ('answers', 'around', trace_id, span_id, 0, 0),
+                ('doubts', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2]),
+                ('claims', 'beside', trace_id, parent_span_id, input_tokens, tokens[2])],
+            arrayConcat(
+                if(response_id != '', [('answers', 'below', trace_id, span_id, input_tokens, tokens[2])], [
+                    ('asks', 'above', trace_id, span_id, input_tokens, tokens[2]),
+                    ('asks', 'below', trace_id, parent_span_id, input_tokens, tokens[2]),
+                    ('doubts', 'when', service_name, toString(quarter - 1), input_tokens, tokens[2]),
+                    ('doubts', 'when', service_name, toString(quarter), input_tokens, tokens[2]),
+                    ('doubts', 'when', service_name, toString(quarter + 1), input_tokens, tokens[2])]),
+                [
+                    ('asks', 'around', trace_id, parent_span_id, 0, 0),
+                    ('answers', 'parent', trace_id, parent_span_id, 0, 0),
+                    ('answers', 'above', trace_id, parent_span_id, input_tokens, tokens[2]),
+                    ('doubts', 'beside', trace_id, parent_span_id, input_tokens, tokens[2]),
+                    ('doubts', 'beside', trace_id, parent_span_id, toUInt64(greatest(toInt64(input_tokens) - toInt64(tokens[3] + tokens[4]), 0)), tokens[2]),
+                    ('claims', 'when', service_name, toString(quarter), input_tokens, tokens[2]),
+                    ('later', 'below', trace_id, span_id, input_tokens, tokens[2]),
+                    ('later', 'copy above', trace_id, parent_span_id, input_tokens, tokens[2]),
+                    ('later', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2])]))),
+        []) AS links
+FROM
+(
+    SELECT
+        -- A span that a billing rule matches is read as if it said so itself: the rule's action and quantities, and of its own
+        -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules.
+        * REPLACE (
+            if(NOT ruled, attributes, mapUpdate(mapUpdate(map('credits.description', name),
+                mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
+                    OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
+                        'gen_ai.request.model', 'gen_ai.response.model', 'credits.seq', 'service.instance.id'), attributes)),
+                mapUpdate(map('credits.action_type', rule_action),
+                    mapFromArrays(arrayMap(unit -> concat('credits.units.', unit), mapKeys(rule_quantities)), mapValues(rule_quantities))))) AS attributes,
+            if(automatic, '', rule_id) AS rule_id,
+            if(ruled, [], token_texts) AS token_texts,
+            if(ruled, [], number_texts) AS number_texts),
+        if(ruled, '', firstNonDefault(response_id_sent, answer_id)) AS response_id
+    FROM
+    (
+        SELECT
+            *,
+            rule_id != '' AND NOT explicit AND NOT automatic AS ruled,
+            -- Counts of tokens on a span that says neither that it is an LLM call nor that it is something else.
+            if(charge_genai AND NOT explicit AND NOT automatic AND NOT ruled AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent',
+                    'invoke_workflow', 'execute_tool', 'execute_task', 'retrieval', 'rerank', 'plan')),
+                arrayExists((key, value) -> match(value, '^[0-9]+$')
+                    AND match(key, '(?i)(^gen_ai[.]usage|^llm[.](usage|token_count)|input|output|prompt|completion|total).*tokens?|^llm[.]token_count|tokens?[._](input|output|prompt|completion|total)'),
+                    mapKeys(attributes), mapValues(attributes)),
+                false) AS bare,
+            arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
+            if(cache_apart, tokens[1] + tokens[3] + tokens[4], tokens[1]) AS input_tokens,
+            intDiv(end_time_unix_nano, 250000000) AS quarter
+        FROM
+        (
+            SELECT
+                *,
+                NOT rules.10[rule] AS cache_apart,
+                attributes[rules.14[rule]] AS response_id_sent,
+                if(rule = 1,
+                    if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']),
+                    if(attributes[rules.12[rule]] != '', attributes[rules.12[rule]], attributes[rules.13[rule]])) AS model,
+                [
+                    attributes[rules.2[rule]], attributes[rules.3[rule]], attributes[rules.4[rule]],
+                    if(attributes[rules.5[rule]] != '' OR rules.5[rule] != 'gen_ai.usage.cache_write.input_tokens', attributes[rules.5[rule]],
+                        attributes['gen_ai.usage.cache_creation.input_tokens']),
+                    attributes[rules.6[rule]], attributes[rules.7[rule]], attributes[rules.8[rule]], attributes[rules.9[rule]]
+                ] AS token_texts,
+                arrayConcat(
+                    arrayFilter((text, key) -> key IN ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens',
+                            'gen_ai.usage.cache_write.input_tokens', 'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
+                        mapValues(attributes), mapKeys(attributes)),
+                    arrayFilter(text -> text != '', token_texts)) AS number_texts,
+                -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
+                NOT explicit AND charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
+                if(explicit OR attributes[rules.16[rule]] IN ('', 'default', 'standard', 'auto'), '', concat('_', attributes[rules.16[rule]])) AS tier,
+                if(automatic, rules.19[rule], '') AS flaw,
+                if(flaw != '', attributes[rules.17[rule]] = 'true' OR (notEmpty(rules.18[rule])
+                    AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
+                multiIf(
+                    rules.15[rule] != '', attributes[rules.15[rule]] != '',
+                    provider = 'anthropic', attributes['gen_ai.response.finish_reasons'] != '' OR attributes['anthropic.message.stop_reason'] != ''
+                        OR attributes['llm.finish_reason'] != '',
+                    true) AS finished
+            FROM
+            (
+                SELECT
+                    *,
+                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.21, toUInt16(1)) AS rule,
+                    operation IN ('chat', 'text_completion', 'generate_content', 'embeddings') OR kind_of_span IN ('LLM', 'EMBEDDING')
+                        OR kind_of_request IN ('chat', 'completion', 'embedding') AS inference,
+                    operation = 'embeddings' OR kind_of_span = 'EMBEDDING' OR kind_of_request = 'embedding' AS embedding,
+                    operation = '' AND kind_of_span = '' AND kind_of_request = '' AS unmarked
+                FROM
+                (
+                    -- OpenInference tells the provider's response id only within the JSON of the answer, of which nothing else is read.
+                    SELECT
+                        * REPLACE (multiIf(
+                            answer_id != '' OR kind_of_span != 'LLM' OR NOT charge_genai, answer_id,
+                            JSONHas(attributes['output.value'], 'usage') AND JSONHas(attributes['output.value'], 'model'), JSONExtractString(attributes['output.value'], 'id'),
+                            JSONExtractString(attributes['output.value'], 'llm_output', 'id')) AS answer_id),
+                        mapContains(attributes, 'credits.action_type') AS explicit,
+                        lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
+                        attributes['gen_ai.operation.name'] AS operation,
+                        attributes['openinference.span.kind'] AS kind_of_span,
+                        attributes['llm.request.type'] AS kind_of_request
+                    FROM mixed_candidates
+                )
+            )
+        )
+    )
+);
+
+-- Calls that another span tells of, which is known or can be charged: a span around it that the app charges itself, one above or
+-- below it with the same token counts where one of the two has no response id, calls that a bare parent repeats. Where neither id
+-- nor ancestry tells, two instrumentations that report the same counts at the same time or place may tell of the same call.
+CREATE MATERIALIZED VIEW IF NOT EXISTS compared_usages_mv TO compared_usages AS
+WITH
+    (SELECT any(batch_id) FROM linked_usages) AS this_batch,
+    copies AS
+    (
+        SELECT event_id FROM (SELECT event_id, arrayJoin(links) AS link FROM linked_usages)
+        WHERE link.role = 'asks' AND link.place IN (
+            SELECT answer.place FROM (SELECT arrayJoin(links) AS answer FROM linked_usages WHERE reason = '') WHERE answer.role = 'answers'
+            UNION ALL
+            SELECT place FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch)
+    )
+SELECT
+    *,
+    event_id IN (SELECT event_id FROM copies) AS copy,
+    event_id IN (
+        SELECT u.event_id
+        FROM
+        (
+            SELECT event_id, position, candidate.scope_name AS scope_name, arrayJoin(links) AS link FROM linked_usages WHERE reason = ''
+        ) AS u
+        INNER JOIN
+        (
+            SELECT place, scope_name, min(claimed_position) AS position, argMin(claimed_event, claimed_position) AS claimed_by
+            FROM
+            (
+                SELECT link.place AS place, scope_name, claimed_position, claimed_event
+                FROM
+                (
+                    SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, if(identity = 'response', 0, position) AS claimed_position,
+                        event_id AS claimed_event
+                    FROM linked_usages WHERE reason = '' AND event_id NOT IN (SELECT event_id FROM copies)
+                )
+                WHERE link.role = 'claims'
+                UNION ALL
+                SELECT place, toString(scope_name) AS scope_name, 0 AS claimed_position, toUUID('00000000-0000-0000-0000-000000000000') AS claimed_event
+                FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch
+            )
+            GROUP BY place, scope_name
+        ) AS v ON u.link.place = v.place
+        WHERE u.link.role = 'doubts' AND u.scope_name != v.scope_name AND v.position < u.position AND v.claimed_by != u.event_id) AS perhaps_copy
+FROM linked_usages;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS
+SELECT * FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) > 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
+SELECT link.place AS place, scope_name, batch_id, received_at
+FROM
+(
+    SELECT arrayJoin(arrayFilter(link -> link.role IN ('answers', 'claims', 'later'), links)) AS link, candidate.scope_name AS scope_name,
+        batch_id, toDateTime(received_at) AS received_at
+    FROM judged_usages WHERE outcome = 'charged'
+);
