@@ -4,14 +4,16 @@ The chain keeps only what it reads (the filter of `credit_quarantine_mv`, which 
 that cannot be inserted does not pass the chain, so it is stripped here before it goes into the quarantine.
 """
 
+import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from otel_credits_aggregator.otlp import Signal, parse
 
-__all__ = ["KEPT", "KEPT_PREFIXES", "stripped"]
+__all__ = ["KEPT", "KEPT_ENDINGS", "KEPT_PREFIXES", "stripped"]
 
-KEPT_PREFIXES = ("credits.", "user.", "enduser.", "gen_ai.usage.", "llm.token_count.", "llm.usage.")
+KEPT_PREFIXES = ("credits.", "user.", "enduser.", "gen_ai.usage.", "llm.token_count.", "llm.usage.", "anthropic.usage.")
 KEPT = frozenset(
     {
         *(
@@ -27,7 +29,17 @@ KEPT = frozenset(
         *("llm.request.type", "error.type"),
     }
 )
+# What a row of credit_conventions may name, also of an emitter that has none yet, and how its name ends.
+KEPT_ENDINGS: Final = (
+    *("model", "model_name", "response_id", "response.id", "finish_reason", "finish_reasons", "stop_reason"),
+    *("service_tier", "is_streaming", "stream"),
+)
+_ENDINGS: Final = tuple(sign + ending for ending in KEPT_ENDINGS for sign in "._")
+_ONE_WORD: Final = re.compile(r"[!-~]{1,128}")
+_COUNT: Final = re.compile(r"[0-9]{1,20}")
 _KEPT_OF_RESOURCES = frozenset({"service.name"})
+# The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id.
+_ANSWER: Final = "output.value"
 
 
 def stripped(signal: Signal, payload: bytes, user_attributes: Sequence[str]) -> bytes:
@@ -58,11 +70,31 @@ def stripped(signal: Signal, payload: bytes, user_attributes: Sequence[str]) -> 
 
 def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
     for span in spans:
-        _keep(span.attributes, kept, KEPT_PREFIXES)
+        for one in span.attributes:
+            if one.key == _ANSWER.encode():
+                one.value.string_value = _response_id_alone(one.value.string_value)
+        _keep(span.attributes, kept | {_ANSWER}, KEPT_PREFIXES)
         span.ClearField("events")
         span.ClearField("links")
         span.ClearField("trace_state")
         span.status.ClearField("message")
+
+
+def _response_id_alone(answer: bytes) -> bytes:
+    """The JSON of an answer with nothing but the provider's response id, in the place where the chain looks for it."""
+    try:
+        read = json.loads(answer)
+        if {"id", "usage", "model"} <= read.keys():
+            alone = {"id": _word(read["id"]), "usage": {}, "model": ""}
+        else:
+            alone = {"llm_output": {"id": _word(read["llm_output"]["id"])}}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return b""
+    return json.dumps(alone).encode()
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) and _ONE_WORD.fullmatch(value) else ""
 
 
 def _strip_metrics(metrics: Any, kept: frozenset[str]) -> None:
@@ -77,8 +109,17 @@ def _strip_metrics(metrics: Any, kept: frozenset[str]) -> None:
 
 
 def _keep(attributes: Any, kept: frozenset[str], prefixes: tuple[str, ...]) -> None:
-    wanted = [
-        one for one in attributes if (name := one.key.decode(errors="replace")) in kept or name.startswith(prefixes)
-    ]
+    wanted = [one for one in attributes if _is_kept(one, kept, prefixes)]
     del attributes[:]
     attributes.extend(wanted)
+
+
+def _is_kept(one: Any, kept: frozenset[str], prefixes: tuple[str, ...]) -> bool:
+    name = one.key.decode(errors="replace")
+    if name in kept or name.startswith(prefixes):
+        return True
+    kind = one.value.WhichOneof("value")
+    text = one.value.string_value.decode(errors="replace") if kind == "string_value" else ""
+    if "oken" in name and (kind == "int_value" or _COUNT.fullmatch(text)):
+        return True
+    return name.endswith(_ENDINGS) and (kind in ("bool_value", "int_value") or _ONE_WORD.fullmatch(text) is not None)

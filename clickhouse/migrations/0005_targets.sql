@@ -182,12 +182,14 @@ SELECT
     candidate.parent_span_id AS parent_span_id, candidate.answer_id AS answer_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
-        OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.')
+        OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.') OR startsWith(key, 'anthropic.usage.')
         OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
             'gen_ai.response.id', 'gen_ai.response.model', 'gen_ai.response.finish_reasons',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type')
-        -- What a row of credit_conventions may name: counts, models, ids and the like. They are short, and no prompt is a number.
-        OR (length(value) <= 200 AND (match(key, 'model|finish|stop_reason|service_tier|is_streaming|request[.]stream|response[._]id') OR match(value, '^[0-9]+$'))), attributes) AS attributes,
+        -- What a row of credit_conventions may name, also of an emitter that has none yet: counts, and what is said in one word.
+        OR (position(key, 'oken') > 0 AND match(value, '^[0-9]{1,20}$'))
+        OR (match(key, '[._](model|model_name|response_id|response.id|finish_reason|finish_reasons|stop_reason|service_tier|is_streaming|stream)$')
+            AND match(value, '^[!-~]{1,128}$')), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
 FROM judged_usages WHERE outcome = 'quarantined';
 

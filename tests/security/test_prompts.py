@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from otel_credits_aggregator.batch_insert import quarantine_raw
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.privacy import KEPT, KEPT_PREFIXES, stripped
+from otel_credits_aggregator.privacy import KEPT, KEPT_ENDINGS, KEPT_PREFIXES, stripped
 from support.chain import Chain
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -23,7 +23,7 @@ MARK = "PRIVATE-WORDS"
 SAID = ("hello from the stub", "weather in Oslo", "w0 w1 w2", "stub says no")
 # What a charge is made of; spelled out here, so that a wider list in the code is noticed.
 NEEDED = re.compile(
-    r"service\.instance\.id|credits\..*|user\..*|enduser\..*|gen_ai\.usage\..*|llm\.token_count\..*|llm\.usage\..*|gen_ai\.operation\.name"
+    r"service\.instance\.id|credits\..*|user\..*|enduser\..*|gen_ai\.usage\..*|llm\.token_count\..*|llm\.usage\..*|anthropic\.usage\..*|gen_ai\.operation\.name"
     r"|gen_ai\.provider\.name|gen_ai\.system|gen_ai\.request\.(model|stream)|gen_ai\.response\.(id|model|finish_reasons)"
     r"|anthropic\.message\.stop_reason|openinference\.span\.kind|llm\.(model_name|system|provider|request\.type)|error\.type"
 )
@@ -138,5 +138,7 @@ def test_both_lists_say_the_same() -> None:
     sql = (clickhouse_folder() / "migrations" / "0005_targets.sql").read_text("utf-8")
     (keep,) = re.findall(r"mapFilter\(\(key, value\) -> (.*?), attributes\) AS attributes", sql, re.DOTALL)
     assert set(re.findall(r"startsWith\(key, '([^']+)'\)", keep)) == set(KEPT_PREFIXES)
+    (endings,) = re.findall(r"match\(key, '\[._\]\((.*?)\)\$'\)", keep)
+    assert endings.split("|") == list(KEPT_ENDINGS)
     (names,) = re.findall(r"key IN \((.*?)\)", keep, re.DOTALL)
     assert set(re.findall(r"'([^']+)'", names)) == KEPT
