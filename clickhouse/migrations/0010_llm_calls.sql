@@ -53,7 +53,7 @@ WITH
                 UNION ALL
                 SELECT
                     toUInt64(0) AS key,
-                    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', '',
+                    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
                         'gen_ai.usage.reasoning.output_tokens', '', '', '', true, toUInt64(0), 'gen_ai.response.model', 'gen_ai.request.model',
                         'gen_ai.response.id', '', '', '', []::Array(String), '', toUInt8(9)) AS rule
             )
@@ -223,24 +223,24 @@ SELECT
         ) AS u
         INNER JOIN
         (
-            SELECT place, scope_name, min(claimed_position) AS position, argMin(claimed_event, claimed_position) AS claimed_by
+            SELECT place, scope_name, claimed_by, min(claimed_position) AS position
             FROM
             (
-                SELECT link.place AS place, scope_name, claimed_position, claimed_event
+                SELECT link.place AS place, scope_name, claimed_position, claimed_by
                 FROM
                 (
-                    SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, if(identity = 'response', 0, position) AS claimed_position,
-                        event_id AS claimed_event
+                    SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, if(identity = 'response', -1, toInt64(position)) AS claimed_position,
+                        event_id AS claimed_by
                     FROM linked_usages WHERE reason = '' AND event_id NOT IN (SELECT event_id FROM copies)
                 )
                 WHERE link.role = 'claims'
                 UNION ALL
-                SELECT place, toString(scope_name) AS scope_name, 0 AS claimed_position, toUUID('00000000-0000-0000-0000-000000000000') AS claimed_event
+                SELECT place, toString(scope_name) AS scope_name, -1 AS claimed_position, toUUID('00000000-0000-0000-0000-000000000000') AS claimed_by
                 FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch
             )
-            GROUP BY place, scope_name
+            GROUP BY place, scope_name, claimed_by
         ) AS v ON u.link.place = v.place
-        WHERE u.link.role = 'doubts' AND u.scope_name != v.scope_name AND v.position < u.position AND v.claimed_by != u.event_id) AS perhaps_copy
+        WHERE u.link.role = 'doubts' AND u.scope_name != v.scope_name AND v.position < toInt64(u.position) AND v.claimed_by != u.event_id) AS perhaps_copy
 FROM linked_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS

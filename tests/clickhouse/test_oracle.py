@@ -1,6 +1,7 @@
 """The ledger against an independent one in plain Python: the same events, charges, balances and months."""
 
 from collections import Counter
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from support.chain import Chain
 from support.oracle import EPOCH, Event, Oracle, Price, Quarantined
+from support.oracle_calls import Convention
 from support.otlp_random import CONVENTIONS, Traffic, traffic
 
 RELAXED = settings(
@@ -27,9 +29,8 @@ def set_up(chain: Chain, prices: list[Price]) -> None:
     columns = ["action_type", "model", "unit", "credits_per_unit", "effective_from", "created_at"]
     rows = [[p.action, p.model, p.unit, p.credits, moment(p.effective_us), moment(p.created_us)] for p in prices]
     chain.client.insert("credit_action_costs", rows, column_names=columns)
-    chain.client.insert(
-        "credit_conventions", list(CONVENTIONS.items()), column_names=["scope_name", "input_includes_cache"]
-    )
+    conventions = [list(asdict(row).values()) for row in CONVENTIONS]
+    chain.client.insert("credit_conventions", conventions, column_names=[field.name for field in fields(Convention)])
 
 
 def moment(microseconds: int) -> datetime:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from support import otlp_build as names
+from support.oracle_calls import Convention, find, is_copy, is_perhaps_copy, preference
 from support.oracle_reading import EPOCH, EXACT, Usage, candidates, fault, read_quantities, rounded
 
 __all__ = ["EPOCH", "Event", "Oracle", "Price", "Quarantined"]
@@ -82,16 +83,17 @@ class Oracle:
 
     Args:
         prices: the price book.
-        input_includes_cache: for each known instrumentation scope, whether its input tokens include cached ones.
+        conventions: what is known of emitters.
     """
 
-    def __init__(self, prices: Iterable[Price], input_includes_cache: Mapping[str, bool]) -> None:
+    def __init__(self, prices: Iterable[Price], conventions: Sequence[Convention]) -> None:
         self.events: list[Event] = []
         self.quarantined: list[Quarantined] = []
         self.outcomes: Counter[tuple[str, str, str]] = Counter()
         self._prices = list(prices)
-        self._input_includes_cache = input_includes_cache
+        self._conventions = conventions
         self._charged: dict[tuple[Any, ...], Usage] = {}
+        self._calls: list[Usage] = []
 
     def insert(self, requests: Iterable[tuple[Any, int]], settings: Any) -> None:
         """Takes the requests of one insert, each with its receive time in microseconds since 1970."""
@@ -101,9 +103,10 @@ class Oracle:
                 if isinstance(candidate, str):
                     self.outcomes[candidate, "not_usage", ""] += 1
                 else:
+                    candidate.convention = find(self._conventions, candidate)
                     usages.append(candidate)
-        # Of copies, an explicit usage is preferred to an automatic one, then the first that can be charged.
-        usages.sort(key=lambda usage: not usage.explicit)
+        # Of copies, an explicit usage is preferred to an automatic one, then by emitter, then the first that can be charged.
+        usages.sort(key=preference)
         for usage in usages:
             usage.reason = self._reason(usage)
         self._judge(usages)
@@ -130,7 +133,7 @@ class Oracle:
         """Why a usage cannot be charged; if it can, it has its charge afterwards."""
         if not usage.explicit and not usage.automatic and not usage.bare:
             return "not_usage"
-        return fault(usage) or read_quantities(usage, self._input_includes_cache) or self._rate(usage)
+        return fault(usage) or read_quantities(usage) or self._rate(usage)
 
     def _rate(self, usage: Usage) -> str:
         if usage.amount is not None:
@@ -173,29 +176,52 @@ class Oracle:
         return row.effective_us == row.created_us == min(other.effective_us for other in same)
 
     def _judge(self, usages: list[Usage]) -> None:
-        before = set(self._charged)
+        first: dict[tuple[Any, ...], Usage] = {}
         for usage in usages:
-            if not usage.reason and usage.identity not in self._charged:
-                self._charged[usage.identity] = usage
-        for usage in usages:
-            outcome, reason = self._outcome(usage, before)
+            if not usage.reason:
+                first.setdefault(usage.identity, usage)
+        copies = {usage.identity for usage in usages if is_copy(usage, usages, self._calls)}
+        outcomes = [self._outcome(usage, usages, first, copies) for usage in usages]
+        for usage, (outcome, reason) in zip(usages, outcomes, strict=True):
             self.outcomes[usage.signal, outcome, reason] += 1
             if outcome == "charged":
                 self.events.append(_event(usage))
+                self._charged[usage.identity] = usage
+                self._calls += [usage] if usage.is_call else []
             elif outcome == "quarantined":
                 self.quarantined.append(_quarantined(usage, reason))
 
-    def _outcome(self, usage: Usage, before: set[tuple[Any, ...]]) -> tuple[str, str]:
+    def _outcome(
+        self, usage: Usage, usages: list[Usage], first: dict[tuple[Any, ...], Usage], copies: set[tuple[Any, ...]]
+    ) -> tuple[str, str]:
         if usage.reason == "not_usage":
             return "not_usage", ""
+        if usage.identity in copies:
+            return "duplicate", ""
         charged = self._charged.get(usage.identity)
-        if charged is usage and usage.identity not in before:
-            return "charged", ""
+        if charged is None and first.get(usage.identity) is usage:
+            return self._outcome_of_a_first_one(usage, usages, copies)
+        charged = charged or first.get(usage.identity)
         if charged is None:
             return "quarantined", usage.reason
         if not usage.reason and usage.identity[0] == "key" and charged.fingerprint != usage.fingerprint:
             return "quarantined", "idempotency_conflict"
         return "duplicate", ""
+
+    def _outcome_of_a_first_one(
+        self, usage: Usage, usages: list[Usage], copies: set[tuple[Any, ...]]
+    ) -> tuple[str, str]:
+        ranked = [
+            (other, n)
+            for n, other in enumerate(usages)
+            if not other.reason and other.is_call and other.identity not in copies
+        ]
+        for other, rank in ranked:
+            # A span that has the provider's id is preferred to one that has none, whoever emitted it.
+            preferred = [one for one, n in ranked if n < rank or one.identity[0] == "response"]
+            if other.identity == usage.identity and is_perhaps_copy(other, preferred, self._calls):
+                return "quarantined", "possible_copy"
+        return "charged", ""
 
 
 def _event(usage: Usage) -> Event:

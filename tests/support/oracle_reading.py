@@ -7,7 +7,7 @@ copies, events) is in `oracle.py`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from support import otlp_build as names
+from support.oracle_calls import STANDARD, Convention
 
 __all__ = ["EPOCH", "EXACT", "Usage", "candidates", "fault", "read_quantities", "rounded"]
 
@@ -36,13 +37,9 @@ _INFERENCE = {
     names.OPENINFERENCE_KIND: {"LLM", "EMBEDDING"},
     names.LLM_REQUEST_TYPE: {"chat", "completion", "embedding"},
 }
-_TOKEN_UNITS = {
-    "input_token": (names.INPUT,),
-    "output_token": (names.OUTPUT,),
-    "cache_read_token": (names.CACHE_READ,),
-    "cache_write_token": (names.CACHE_WRITE, names.CACHE_CREATION),
-    "reasoning_token": (names.REASONING,),
-}
+_OFFICIAL = (names.INPUT, names.OUTPUT, names.CACHE_READ, names.CACHE_WRITE, names.CACHE_CREATION, names.REASONING)
+_USUAL_TIERS = ("", "default", "standard", "auto")
+_PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
 
 
 @dataclass
@@ -60,6 +57,10 @@ class Usage:
     settings: Any
     trace_id: bytes = b""
     span_id: bytes = b""
+    parent_id: bytes = b""
+    scope_version: str = ""
+    # What is known of its emitter; None if nothing is.
+    convention: Convention | None = None
     series: Any = None
     reason: str = ""
     units: dict[str, Decimal] = field(default_factory=dict)
@@ -79,17 +80,64 @@ class Usage:
         return names.ACTION in self.attributes
 
     @property
+    def meaning(self) -> Convention:
+        """How it is read."""
+        return self.convention or STANDARD
+
+    @property
+    def provider(self) -> str:
+        """Whose model was called."""
+        return self.text(*_PROVIDER).lower()
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether it says neither that it is an LLM call nor that it is anything else of the kind."""
+        return not any(self.attributes.get(name) for name in _INFERENCE)
+
+    @property
     def automatic(self) -> bool:
         """Whether it is charged because it is an LLM inference."""
         inference = any(self.attributes.get(name) in values for name, values in _INFERENCE.items())
-        return not self.explicit and inference and self.settings.charge_genai
+        counts = self.convention and self.text(self.convention.input_attribute)
+        return not self.explicit and self.settings.charge_genai and bool(inference or (self.unmarked and counts))
 
     @property
     def bare(self) -> bool:
-        """Whether it has token counts, and does not say that it is an inference or anything else."""
-        marked = any(self.attributes.get(name) for name in _INFERENCE)
-        counts = [text for name, text in self.attributes.items() if "tokens" in name and text.isdecimal()]
-        return not self.explicit and not marked and bool(counts) and self.settings.charge_genai
+        """Whether it has token counts, and nobody knows what they are."""
+        counts = [text for name, text in self.attributes.items() if "token" in name and text.isdecimal()]
+        nothing_else = not self.explicit and not self.automatic and self.unmarked
+        return nothing_else and bool(counts) and self.settings.charge_genai
+
+    @property
+    def is_call(self) -> bool:
+        """Whether other spans may tell of it too."""
+        tells = self.automatic or self.bare or (self.explicit and self.text(*self.meaning.token_attributes["input"]))
+        return bool(self.settings.charge_genai and self.signal == "span" and tells)
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many of each class; what is no number is none."""
+        texts = {kind: self.text(*keys) for kind, keys in self.meaning.token_attributes.items()}
+        read = {kind: int(text) if text.isascii() and text.isdecimal() else 0 for kind, text in texts.items()}
+        return {kind: min(n if n < 2**64 else 0, int(_TOKENS_MAX)) for kind, n in read.items()}
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Input tokens, with cached ones, and output tokens."""
+        tokens = self.tokens
+        apart = 0 if self.meaning.input_includes_cache else tokens["cache_read"] + tokens["cache_write"]
+        return tokens["input"] + apart, tokens["output"]
+
+    @property
+    def counts_without_cache(self) -> tuple[int, int]:
+        """The same without cached ones."""
+        tokens = self.tokens
+        return max(self.counts[0] - tokens["cache_read"] - tokens["cache_write"], 0), tokens["output"]
+
+    @property
+    def response_id(self) -> str:
+        """The provider's id of the answer."""
+        return self.text(names.RESPONSE_ID)
 
     @property
     def user(self) -> str:
@@ -104,7 +152,7 @@ class Usage:
     @property
     def model(self) -> str:
         """The model that answered, else the one asked for."""
-        return self.text(names.RESPONSE_MODEL, names.REQUEST_MODEL)
+        return self.text(self.meaning.model_attribute, self.meaning.request_model_attribute)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -162,6 +210,8 @@ def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any)
         settings=settings,
         trace_id=span.trace_id,
         span_id=span.span_id,
+        parent_id=span.parent_span_id,
+        scope_version=scope.scope.version,
     )
 
 
@@ -184,6 +234,7 @@ def _point(resource: Any, scope: Any, metric: Any, point: Any, received_us: int,
         defect=_metric_defect(metric, kind, value) or twice,
         received_us=received_us,
         settings=settings,
+        scope_version=scope.scope.version,
         series=(
             _frozen(resource.resource.attributes),
             (scope.scope.name, scope.scope.version),
@@ -267,24 +318,19 @@ def fault(usage: Usage) -> str:
     return "name_too_long" if max(len(text.encode()) for text in texts) > _NAME_BYTES_MAX else ""
 
 
-def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> str:
+def read_quantities(usage: Usage) -> str:
     """Fills in units, amount and tokens; returns what is wrong with them."""
-    # Without a marker it is an LLM call if what its scope's attributes mean is known.
-    known = usage.scope in input_includes_cache
-    if (usage.automatic and not known) or (usage.bare and not (known and usage.text(names.INPUT))):
+    if usage.bare or (usage.automatic and usage.convention is None):
         return "unknown_convention"
     wrong = _wrong_number(usage)
     if wrong:
         return wrong
-    tokens = {unit: int(usage.text(*keys)) for unit, keys in _TOKEN_UNITS.items() if usage.text(*keys)}
-    cached = tokens.get("cache_read_token", 0) + tokens.get("cache_write_token", 0)
-    total = tokens.get("input_token", 0) + (0 if input_includes_cache.get(usage.scope, True) else cached)
-    if total < cached:
+    tokens = usage.tokens
+    usage.tokens_in, usage.tokens_out = usage.counts
+    uncached = usage.tokens_in - tokens["cache_read"] - tokens["cache_write"] - tokens["input_audio"]
+    if uncached < 0 or tokens["cache_write_1h"] > tokens["cache_write"] or tokens["output_audio"] > tokens["output"]:
         return "tokens_inconsistent"
-    usage.tokens_in, usage.tokens_out = total, tokens.get("output_token", 0)
-    if "input_token" in tokens:
-        tokens["input_token"] = total - cached
-    usage.units = {unit: Decimal(n) for unit, n in tokens.items() if n or unit in ("input_token", "output_token")}
+    usage.units = _token_units(usage, uncached)
     usage.units |= {key.removeprefix(names.UNITS): _stated(usage, key) for key in _stated_units(usage)}
     if names.AMOUNT in usage.attributes:
         usage.amount = _stated(usage, names.AMOUNT)
@@ -293,15 +339,56 @@ def read_quantities(usage: Usage, input_includes_cache: Mapping[str, bool]) -> s
     return _unknown(usage)
 
 
+def _token_units(usage: Usage, uncached: int) -> dict[str, Decimal]:
+    tokens, keys = usage.tokens, usage.meaning.token_attributes
+    tier = usage.attributes.get(usage.meaning.service_tier_attribute, "")
+    suffix = "" if usage.explicit or tier in _USUAL_TIERS else f"_{tier}"
+    sent = {
+        "input_token": uncached if usage.text(*keys["input"]) else None,
+        "output_token": tokens["output"] - tokens["output_audio"] if usage.text(*keys["output"]) else None,
+    }
+    others = {
+        "cache_read_token": tokens["cache_read"],
+        "cache_write_token": tokens["cache_write"] - tokens["cache_write_1h"],
+        "cache_write_1h_token": tokens["cache_write_1h"],
+        "input_audio_token": tokens["input_audio"],
+        "output_audio_token": tokens["output_audio"],
+    }
+    found = {unit: n for unit, n in sent.items() if n is not None} | {unit: n for unit, n in others.items() if n}
+    units = {unit + suffix: Decimal(n) for unit, n in found.items()}
+    return units | ({"reasoning_token": Decimal(tokens["reasoning"])} if tokens["reasoning"] else {})
+
+
 def _unknown(usage: Usage) -> str:
-    """Why an incomplete usage is not charged."""
+    """Why a usage whose emitter did not tell all is not charged."""
     if usage.attributes.get(names.USAGE_UNKNOWN) == "true":
         return "usage_unknown"
     if usage.explicit:
         return ""
-    embedding = usage.text(names.OPERATION) == "embeddings"
-    complete = usage.text(names.INPUT) and (usage.text(names.OUTPUT) or embedding)
-    return "" if complete and usage.tokens_in + usage.tokens_out else "usage_unknown"
+    row, keys = usage.meaning, usage.meaning.token_attributes
+    marks = {usage.text(names.OPERATION), usage.text(names.OPENINFERENCE_KIND), usage.text(names.LLM_REQUEST_TYPE)}
+    embedding = bool(marks & {"embeddings", "EMBEDDING", "embedding"})
+    complete = usage.text(*keys["input"]) and (usage.text(*keys["output"]) or embedding)
+    if not complete or not sum(usage.counts) or not (embedding or _finished(usage)):
+        return "usage_unknown"
+    if usage.attributes.get(row.stream_attribute) == "true" and _lost_in_streams(usage):
+        return "emitter_unreliable"
+    long = 0 < row.cache_unknown_from <= usage.tokens_in
+    return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""
+
+
+def _finished(usage: Usage) -> bool:
+    if usage.meaning.finish_attribute:
+        return bool(usage.text(usage.meaning.finish_attribute))
+    return usage.provider != "anthropic" or bool(
+        usage.text(names.FINISH_REASONS, names.STOP_REASON, "llm.finish_reason")
+    )
+
+
+def _lost_in_streams(usage: Usage) -> bool:
+    cached = usage.tokens["cache_read"] + usage.tokens["cache_write"]
+    told = bool(usage.text(*usage.meaning.token_attributes["cache_read"]))
+    return {"output": True, "cache_zero": not cached, "cache_absent": not told}.get(usage.meaning.stream_flaw, False)
 
 
 def _stated_units(usage: Usage) -> list[str]:
@@ -315,7 +402,8 @@ def _stated(usage: Usage, key: str) -> Decimal:
 def _wrong_number(usage: Usage) -> str:
     """What is wrong with the first number that cannot be charged."""
     texts = usage.attributes
-    tokens = [key for keys in _TOKEN_UNITS.values() for key in keys if key in texts]
+    named = [key for keys in usage.meaning.token_attributes.values() for key in keys if texts.get(key)]
+    tokens = [key for key in _OFFICIAL if key in texts] + named
     stated = [key for key in (*_stated_units(usage), names.AMOUNT) if key in texts]
     faults = [_number_fault(texts[key], _TOKENS_MAX, whole=True) for key in tokens]
     faults += [_number_fault(texts[key], _AMOUNT_MAX, inexact=key in usage.doubles) for key in stated]

@@ -44,6 +44,7 @@ REASONING: Final = "gen_ai.usage.reasoning.output_tokens"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 RESPONSE_MODEL: Final = "gen_ai.response.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
+PROVIDER: Final = "gen_ai.provider.name"
 OPERATION: Final = "gen_ai.operation.name"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 STOP_REASON: Final = "anthropic.message.stop_reason"
@@ -115,11 +116,13 @@ def usage_span(attributes: Mapping[str, Any] | None = None, **fields: Any) -> Sp
 
 
 def resource_spans(
-    spans: Iterable[Span], *, scope: str = "tests", service: str | None = "test-service"
+    spans: Iterable[Span], *, scope: str = "tests", service: str | None = "test-service", version: str = ""
 ) -> ResourceSpans:
     """Spans of one scope of one service."""
     resource = {"attributes": attribute_list({SERVICE: service} if service is not None else {})}
-    return ResourceSpans(resource=resource, scope_spans=[{"scope": {"name": scope}, "spans": list(spans)}])
+    return ResourceSpans(
+        resource=resource, scope_spans=[{"scope": {"name": scope, "version": version}, "spans": list(spans)}]
+    )
 
 
 def traces(*spans: Span, scope: str = "tests", service: str | None = "test-service") -> ExportTraceServiceRequest:

@@ -19,18 +19,52 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from support import otlp_build as names
 from support.oracle import Price
+from support.oracle_calls import Convention
 from support.otlp_build import metric, metrics, point, resource_spans, span
 
 __all__ = ["CONVENTIONS", "Insert", "Traffic", "traffic"]
 
-# Known scopes, and whether their input tokens include cached ones; the last is made up for these tests.
-CONVENTIONS = {
-    "opentelemetry.instrumentation.genai.anthropic": True,
-    "com.anthropic.sdk.python": True,
-    "opentelemetry.instrumentation.genai.openai": True,
-    "tests.counts.cache.apart": False,
-}
-SCOPES = [*CONVENTIONS, "app", ""]
+# Known emitters; the last three are made up for these tests.
+CONVENTIONS = [
+    Convention("opentelemetry.instrumentation.genai.anthropic", finish_attribute=names.FINISH_REASONS, preference=2),
+    Convention(
+        "com.anthropic.sdk.python",
+        finish_attribute=names.STOP_REASON,
+        cache_write_1h_attribute="tests.cache_write_1h",
+        service_tier_attribute="tests.tier",
+        preference=1,
+    ),
+    Convention("opentelemetry.instrumentation.genai.openai", preference=2),
+    Convention(
+        "tests.cache.apart", input_includes_cache=False, stream_attribute="tests.stream", stream_flaw="cache_zero"
+    ),
+    Convention("tests.other.names", version_until="2", stream_attribute="tests.stream", stream_flaw="output"),
+    Convention(
+        "tests.other.names",
+        version_from="2",
+        version_until="3",
+        input_attribute="llm.token_count.prompt",
+        output_attribute="llm.token_count.completion",
+        cache_read_attribute="llm.token_count.read",
+        cache_write_attribute="llm.token_count.write",
+        reasoning_attribute="llm.token_count.reasoning",
+        input_audio_attribute="llm.token_count.audio_in",
+        output_audio_attribute="llm.token_count.audio_out",
+        model_attribute="llm.model_name",
+        cache_unknown_from=1024,
+        preference=3,
+    ),
+    Convention(
+        "tests.other.names",
+        version_from="2",
+        provider="acme",
+        stream_attribute="tests.stream",
+        stream_flaw="cache_absent",
+        preference=4,
+    ),
+]
+SCOPES = [*sorted({row.scope_name for row in CONVENTIONS}), "app", ""]
+VERSIONS = ["", "1.9", "2.0b1", "2.10.0", "3"]
 SERVICES = ["shop", "worker", None]
 USERS = ["alice", "bob", "carol", "dave", "u'\"\\\0ß"] * 3 + ["", None]
 ACTIONS = ["chat", "report", "sync"]
@@ -59,6 +93,8 @@ MOMENTS_US = st.one_of(
     st.sampled_from([edge - before for edge in _EDGES_US for before in (0, 1)]),
     st.integers(_us(2024, 1, 1), _us(2026, 6, 1)),
 )
+# Within a second, on both sides of where it may matter.
+CLOSE_MOMENTS_US = [_us(2025, 6, 15, 12) + tenths * 100_000 for tenths in (0, 1, 2, 3, 5, 8)]
 ODD_ENDS_NS = [0, 1, 2**64 - 1, (-11_644_473_600 * 10**9) % 2**64, _us(1999, 12, 31) * 1000]
 ODD_IDS = [
     {"trace_id": b""},
@@ -121,6 +157,27 @@ def _tokens(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
+# The few counts that many spans have, so that two often seem to tell of one call.
+_SAME_COUNTS = {names.INPUT: 1100, names.OUTPUT: 7}
+
+
+@st.composite
+def _tokens_of_some_emitter(draw: st.DrawFn) -> dict[str, Any]:
+    """Token counts under one set of names or another, often the same ones."""
+    kind = draw(st.sampled_from(["same"] * 4 + ["official"] * 2 + ["other", "both"]))
+    if kind == "same":
+        return _SAME_COUNTS | draw(st.sampled_from([{}, {}, {names.CACHE_READ: 100}]))
+    official = draw(_tokens())
+    other = {"llm.token_count.prompt": draw(st.sampled_from([3, 1100])), "llm.token_count.completion": 7}
+    for name in ("read", "write", "reasoning", "audio_in", "audio_out"):
+        if _one_in(draw, 3):
+            other[f"llm.token_count.{name}"] = draw(st.integers(0, 8))
+    if kind == "official":
+        hours = {"tests.cache_write_1h": draw(st.sampled_from([0, 5, 9]))} if _one_in(draw, 3) else {}
+        return official | hours
+    return other if kind == "other" else official | other
+
+
 _UNITS = st.dictionaries(st.sampled_from(UNIT_NAMES).map(names.UNITS.__add__), QUANTITIES, max_size=3)
 _AMOUNT = QUANTITIES.map(lambda value: {names.AMOUNT: value})
 
@@ -151,6 +208,8 @@ def _explicit(draw: st.DrawFn) -> dict[str, Any]:
     both = st.tuples(_AMOUNT, _tokens()).map(lambda two: two[0] | two[1])
     kinds = [_AMOUNT, _UNITS, _UNITS, _tokens(), _tokens(), st.just({}), st.just({}), both]
     quantities = draw(draw(st.sampled_from(kinds)))
+    if _one_in(draw, 6):
+        quantities = dict(_SAME_COUNTS)
     found = draw(_who_and_what()) | {names.ACTION: draw(st.sampled_from(ACTIONS))} | quantities
     if quantities and _one_in(draw, 10):
         found[draw(st.sampled_from(sorted(quantities)))] = draw(st.sampled_from(WRONG_NUMBERS))
@@ -165,6 +224,7 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
         st.sampled_from(
             [(names.OPERATION, "chat")] * 4
             + [(names.OPERATION, "embeddings"), (names.OPERATION, "execute_tool"), (names.OPENINFERENCE_KIND, "LLM")]
+            + [("tests.unmarked", "yes")] * 2
             + [
                 (names.OPENINFERENCE_KIND, "AGENT"),
                 (names.LLM_REQUEST_TYPE, "completion"),
@@ -173,7 +233,9 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     finish = draw(st.sampled_from([{names.FINISH_REASONS: ["stop"]}] * 4 + [{names.STOP_REASON: "end_turn"}, {}]))
-    return draw(_who_and_what()) | draw(_tokens()) | dict([kind]) | finish
+    provider = draw(st.sampled_from([{}, {}, {names.PROVIDER: "Acme"}, {names.PROVIDER: "anthropic"}]))
+    rare = draw(st.sampled_from([{}] * 4 + [{"tests.tier": "default"}, {"tests.tier": "flex"}, {"tests.stream": True}]))
+    return draw(_who_and_what()) | draw(_tokens_of_some_emitter()) | dict([kind]) | finish | provider | rare
 
 
 _NOISE = st.sampled_from(
@@ -187,8 +249,12 @@ _ATTRIBUTES = st.sampled_from(
 @st.composite
 def _span(draw: st.DrawFn, number: int) -> Span:
     """The span of this number; two numbers have different ids unless both are odd."""
-    fields: dict[str, Any] = {"trace_id": number.to_bytes(16), "span_id": number.to_bytes(8)}
-    end_ns = draw(MOMENTS_US) * 1000 + draw(st.sampled_from([0, 999]))
+    # Six spans are a trace, each of which may be the parent of any later one.
+    trace, place = divmod(number - 1, 6)
+    parent = draw(st.sampled_from([0, *range(trace * 6 + 1, number)])) if place else 0
+    fields: dict[str, Any] = {"trace_id": (trace + 1).to_bytes(16), "span_id": number.to_bytes(8)}
+    fields |= {"parent_span_id": parent.to_bytes(8) if parent else b""}
+    end_ns = draw(st.one_of(MOMENTS_US, st.sampled_from(CLOSE_MOMENTS_US))) * 1000 + draw(st.sampled_from([0, 999]))
     oddity = draw(st.sampled_from([""] * 40 + ["ids", "end", "twice"]))
     if oddity == "ids":
         fields |= draw(st.sampled_from(ODD_IDS))
@@ -235,9 +301,9 @@ def _trace_requests(draw: st.DrawFn, pool: list[Span]) -> list[ExportTraceServic
             spans = draw(st.lists(st.sampled_from(pool), min_size=2, max_size=10))
             if _one_in(draw, 5):
                 spans.append(_without_user(draw(st.sampled_from(pool))))
-            groups.append(
-                resource_spans(spans, scope=draw(st.sampled_from(SCOPES)), service=draw(st.sampled_from(SERVICES)))
-            )
+            scope, version = draw(st.sampled_from(SCOPES)), draw(st.sampled_from(VERSIONS))
+            service = draw(st.sampled_from(SERVICES))
+            groups.append(resource_spans(spans, scope=scope, version=version, service=service))
         requests.append(ExportTraceServiceRequest(resource_spans=groups))
     return requests
 
