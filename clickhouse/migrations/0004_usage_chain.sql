@@ -445,9 +445,8 @@ WITH
                     *,
                     if(alias != '', alias, model) AS base,
                     replaceRegexpOne(base, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '') AS undated,
-                    replaceRegexpOne(
-                        replaceRegexpOne(replaceRegexpOne(base, '^.*/', ''), '^(([a-z]{2,4}|us-gov|global)[.])?(anthropic|openai|google)[.]', ''),
-                        '-v[0-9]+(:[0-9]+)*(:[0-9]+k)?$', '') AS plain,
+                    replaceRegexpOne(replaceRegexpOne(base, '^.*/', ''),
+                        '^(([a-z]{2,4}|us-gov|global)[.])?(anthropic|openai|google)[.](.+?)(-v[0-9]+(:[0-9]+)*(:[0-9]+k)?)?$', '\\4') AS plain,
                     arrayDistinct([model, base, undated, plain, replaceRegexpOne(plain, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '')]) AS names
                 FROM
                 (

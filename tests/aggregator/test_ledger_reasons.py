@@ -6,15 +6,15 @@ from otel_credits_aggregator.batch_insert import _RAW_REASON
 from otel_credits_aggregator.ledger.reasons import HINTS, hint
 from otel_credits_aggregator.migrations import clickhouse_folder
 
-_CHAIN = clickhouse_folder() / "migrations" / "0004_usage_chain.sql"
-# The branches of an expression that ends with AS reason or AS defect: a condition, a comma, and the reason.
-_EXPRESSION = re.compile(r"(?:multiIf|if)\((?:(?!;|multiIf\()[\s\S])*?\) AS (?:reason|defect)\b")
-_REASON = re.compile(r",\s*'([a-z]+(?:_[a-z]+)+|unpriced)'\s*[,)]")
+_CHAIN = [clickhouse_folder() / "migrations" / name for name in ("0004_usage_chain.sql", "0010_llm_calls.sql")]
+# The branches of an expression that ends with AS reason, defect or verdict: a condition, a comma, and the reason.
+_EXPRESSION = re.compile(r"(?:multiIf|if)\((?:(?!;|multiIf\()[\s\S])*?\) AS (?:reason|defect|verdict)\b")
+_REASON = re.compile(r",\s*'([a-z]+(?:_[a-z]+)+|unpriced)'(?=\s*[,)])")
 _NOT_REASONS = {"not_usage"}
 
 
 def _reasons_of_the_chain() -> set[str]:
-    expressions = _EXPRESSION.findall(_CHAIN.read_text("utf-8"))
+    expressions = [one for path in _CHAIN for one in _EXPRESSION.findall(path.read_text("utf-8"))]
     found = {reason for expression in expressions for reason in _REASON.findall(expression)}
     return found - _NOT_REASONS
 

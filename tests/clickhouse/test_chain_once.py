@@ -233,8 +233,13 @@ def test_the_same_metrics_batch_again_changes_nothing(chain: Chain) -> None:
 IN_ORDER = [frozenset(STORED_TABLES[:number]) for number in range(1, len(STORED_TABLES) + 1)]
 AGAINST_IT = [frozenset(STORED_TABLES[number:]) for number in range(1, len(STORED_TABLES))]
 ALONE = [frozenset({table}) for table in STORED_TABLES[1:-1]]
-# The tables of the apps' own processes and of intervals hold sets and newest values, which nothing can count twice.
-COUNTING = [table for table in STORED_TABLES if not table.startswith("client_") and table != "usage_intervals"]
+# The tables of the apps' own processes and of intervals hold sets and newest values, which nothing can count twice, and
+# what recognises LLM calls gets nothing here.
+COUNTING = [
+    table
+    for table in STORED_TABLES
+    if not table.startswith("client_") and table not in ("usage_intervals", "call_links")
+]
 ALL_SUBSETS = [frozenset(some) for size in range(1, 9) for some in combinations(COUNTING, size)]
 
 

@@ -27,7 +27,6 @@ from support.otlp_build import (
     AMOUNT,
     CACHE_READ,
     DESCRIPTION,
-    FINISH_REASONS,
     INPUT,
     KEY,
     METADATA,
@@ -35,6 +34,7 @@ from support.otlp_build import (
     OUTPUT,
     RESPONSE_ID,
     SOME_TIME_NS,
+    STOP_REASON,
     UNITS,
     USER,
     USER_EMAIL,
@@ -143,7 +143,7 @@ def test_a_usage_that_was_charged_meanwhile_is_a_duplicate(chain: Chain) -> None
 def test_every_kind_of_usage_can_wait(chain: Chain) -> None:
     """Keys, responses, data points, doubles and who pays by default mean the same after the wait."""
     scope = "com.anthropic.sdk.python"
-    llm = {OPERATION: "chat", INPUT: 10, OUTPUT: 5, CACHE_READ: 4, FINISH_REASONS: ["stop"], RESPONSE_ID: "msg-1"}
+    llm = {OPERATION: "chat", INPUT: 10, OUTPUT: 5, CACHE_READ: 4, STOP_REASON: "end_turn", RESPONSE_ID: "msg-1"}
     chain.send(traces(span(llm), scope=scope), charge_genai=True, default_user="house")
     chain.send(
         traces(span({**llm, RESPONSE_ID: "msg-2", "tenant": "acme"}), scope=scope),

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from otel_credits._attributes import CACHE_READ_TOKENS, INPUT_TOKENS, RESPONSE_MODEL
@@ -12,16 +13,17 @@ from otel_credits_aggregator.migrations import migrations, statements
 from otel_credits_aggregator.store import Client, rows
 from support.store import Usage, insert_usages
 
+ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ("starter_prices", "conventions")
 TOKEN_UNITS = {"input_token", "cache_read_token", "cache_write_token", "output_token"}
 EMBEDDINGS = {"text-embedding-3-small", "text-embedding-3-large", "gemini-embedding-001"}
 
-# US dollars per 1,000,000 tokens: input, read from the cache, written to the cache, output. Written down here a second
-# time, independently of the migration.
+# US dollars per 1,000,000 tokens: input, read from the cache, written to the cache, output, and with Claude written to the
+# cache for an hour. Written down here a second time, independently of the migration.
 LIST_PRICES = {
-    "claude-sonnet-4-5": ("3", "0.30", "3.75", "15"),
-    "claude-opus-4-5": ("5", "0.50", "6.25", "25"),
-    "claude-haiku-4-5": ("1", "0.10", "1.25", "5"),
+    "claude-sonnet-4-5": ("3", "0.30", "3.75", "15", "6"),
+    "claude-opus-4-5": ("5", "0.50", "6.25", "25", "10"),
+    "claude-haiku-4-5": ("1", "0.10", "1.25", "5", "2"),
     "gpt-5-mini": ("0.25", "0.025", "0.25", "2"),
     "gpt-4o": ("2.50", "1.25", "2.50", "10"),
     "gemini-2.5-flash": ("0.30", "0.03", "0.30", "2.50"),
@@ -65,8 +67,9 @@ def test_every_row_has_a_source_and_its_date(memory_store: Client) -> None:
 def test_prices_are_the_list_prices(memory_store: Client, model: str) -> None:
     """One credit is one US dollar: a token costs a millionth of what the price page says of a million, exactly."""
     found = {row["unit"]: row["credits_per_unit"] for row in token_rows(memory_store) if row["model"] == model}
-    units = ("input_token", "cache_read_token", "cache_write_token", "output_token")
-    assert found == {u: Decimal(usd).scaleb(-6) for u, usd in zip(units, LIST_PRICES[model], strict=True)}
+    units = ("input_token", "cache_read_token", "cache_write_token", "output_token", "cache_write_1h_token")
+    prices = LIST_PRICES[model]
+    assert found == {u: Decimal(usd).scaleb(-6) for u, usd in zip(units[: len(prices)], prices, strict=True)}
 
 
 def test_every_model_has_all_its_units(memory_store: Client) -> None:
@@ -76,7 +79,8 @@ def test_every_model_has_all_its_units(memory_store: Client) -> None:
         units[row["model"], row["effective_from"]].add(row["unit"])
     assert len({model for model, _ in units}) > 40
     for (model, since), found in units.items():
-        assert found == ({"input_token"} if model in EMBEDDINGS else TOKEN_UNITS), (model, since)
+        hour_long = {"cache_write_1h_token"} if model.startswith("claude") else set()
+        assert found == ({"input_token"} if model in EMBEDDINGS else TOKEN_UNITS | hour_long), (model, since)
 
 
 def test_predefined_costs_are_there(memory_store: Client) -> None:
@@ -128,11 +132,12 @@ def test_applying_the_seeds_again_changes_nothing(memory_store: Client) -> None:
 
 
 def test_measured_instrumentations_are_known(memory_store: Client) -> None:
-    """The two official instrumentations and the Anthropic SDK's own spans count cached tokens as input."""
-    found = rows(memory_store, "SELECT scope_name, input_includes_cache, source FROM credit_conventions")
-    assert {row["scope_name"]: row["input_includes_cache"] for row in found} == {
-        "opentelemetry.instrumentation.genai.anthropic": True,
-        "com.anthropic.sdk.python": True,
-        "opentelemetry.instrumentation.genai.openai": True,
+    """Each emitter that a fresh store knows is in the documents with what was measured, and two leave cached tokens out."""
+    found = rows(memory_store, "SELECT * FROM credit_conventions")
+    lines = (ROOT / "docs" / "emitters.md").read_text("utf-8").split("| --- | --- | --- | --- |")[1].split("\n\n")[0]
+    documented = {tuple(re.findall(r"`([a-z0-9_.]+)` .*[|] (.*) [|]$", line)) for line in lines.strip().splitlines()}
+    assert documented == {((row["scope_name"], row["source"]),) for row in found}
+    assert {(row["scope_name"], row["version_until"]) for row in found if not row["input_includes_cache"]} == {
+        ("openlit.instrumentation.anthropic", ""),
+        ("openinference.instrumentation.anthropic", "0.1.14"),
     }
-    assert all("measured 20" in row["source"] for row in found)
