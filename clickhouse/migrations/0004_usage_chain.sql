@@ -4,7 +4,7 @@
 --   otlp_traces -> usage_candidates -> readings -> usages -> rated_usages -> compared_usages -> judged_usages
 --
 -- A block of usages that say themselves what they are takes the short way at both forks. If it holds anything else (LLM calls of
--- other instrumentations, spans that a billing rule matches) the whole block takes the long one, by the views of 0010: a view costs
+-- other instrumentations, spans that a billing rule matches) the whole block takes the long one, by the views of 0011: a view costs
 -- an insert its planning, but only if rows reach it.
 --
 -- No span, however odd, may raise an exception here: each fault becomes a reason, and the row goes to the quarantine.
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS usages
     output_tokens UInt64,
     reason LowCardinality(String),
     attributes Map(String, String),
-    links Array(Tuple(role String, place UUID)) COMMENT 'of an LLM call: where it stands among other spans (0010)',
+    links Array(Tuple(role String, place UUID)) COMMENT 'of an LLM call: where it stands among other spans (0011)',
     candidate Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
         default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
         parent_span_id String, answer_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
@@ -267,7 +267,7 @@ SELECT
         mapValues(attributes), mapKeys(attributes)) AS number_texts,
     position AS preference
 FROM usage_candidates
--- The opposite of the condition of mixed_candidates_mv (0010).
+-- The opposite of the condition of mixed_candidates_mv (0011).
 WHERE (
     SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
     FROM usage_candidates) = 0;
@@ -484,7 +484,7 @@ SELECT
 FROM usages AS u;
 
 -- 4. Compare: whether other spans tell of the same call. Without LLM calls in the block, none does (the opposite of the condition of
--- linked_usages_mv in 0010).
+-- linked_usages_mv in 0011).
 CREATE MATERIALIZED VIEW IF NOT EXISTS unlinked_usages_mv TO compared_usages AS
 SELECT *, false AS copy, false AS perhaps_copy FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) = 0;
 
