@@ -50,7 +50,7 @@ FROM
             'openinference-instrumentation-anthropic 3.1.0, measured 2026-11-22: 137 input, 2048 read and 512 written are reported as 2697 input (its changelog: cached tokens of streams since 1.1.1, finish reasons since 1.1.0)'),
         ('openinference.instrumentation.openai', '', '', '', openinference, '', true, 1024, ('llm.model_name', 'embedding.model_name'), '', '', '', [], '', 3,
             'openinference-instrumentation-openai 0.1.66 and 0.1.18 (which reports no cached tokens), measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input'),
-        ('openinference.instrumentation.langchain', '', '', 'openai', openinference, '', true, 1024, ('llm.model_name', 'embedding.model_name'), '', '', '', [], '', 7,
+        ('openinference.instrumentation.langchain', '', '', 'openai', (openinference.1, openinference.2, openinference.3, '', '', openinference.6, openinference.7, openinference.8), '', true, 1024, ('llm.model_name', 'embedding.model_name'), '', '', '', [], '', 7,
             'openinference-instrumentation-langchain 0.1.80 over openai 3.54.0, measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input'),
         -- OpenLLMetry. Of a stream from Anthropic it adds the first event's placeholder, and each further delta, to the output; what
         -- messages.stream() makes has no mark but the order in which its attributes were set.
@@ -60,7 +60,7 @@ FROM
         ('opentelemetry.instrumentation.anthropic', '0.33', '0.34', '', old_traceloop, '', true, 0, official_models, 'gen_ai.response.model', '', 'llm.is_streaming',
             ['gen_ai.response.model', 'gen_ai.usage.prompt_tokens'], 'output', 4,
             'opentelemetry-instrumentation-anthropic 0.33.12, measured 2026-11-22: 137 input, 2048 read and 512 written are reported as 2697 input'),
-        ('opentelemetry.instrumentation.openai.v1', '0.62', '', '', traceloop, '', true, 1024, official_models, '', 'openai.response.service_tier', '', [], '', 4,
+        ('opentelemetry.instrumentation.openai.v1', '0.62', '', '', (traceloop.1, traceloop.2, traceloop.3, '', '', traceloop.6, '', ''), '', true, 1024, official_models, '', 'openai.response.service_tier', '', [], '', 4,
             'opentelemetry-instrumentation-openai 0.62.4 with openai 3.54.0, measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input; tokens written to the cache are reported as input'),
         ('opentelemetry.instrumentation.openai.v1', '0.33', '0.34', '', old_traceloop, '', true, 1024, official_models, '', '', '', [], '', 4,
             'opentelemetry-instrumentation-openai 0.33.12, measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input, and no cached tokens'),

@@ -62,7 +62,7 @@ WITH
     ) AS rules
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier),
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -73,9 +73,15 @@ SELECT
         NOT automatic, '',
         token_texts[1] = '' OR (token_texts[2] = '' AND NOT embedding) OR input_tokens + tokens[2] = 0, 'usage_unknown',
         NOT embedding AND NOT finished, 'usage_unknown',
+        -- An emitter that leaves out a part of the output says so in its total.
+        total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
+        -- Sound and pictures have prices of their own. Where they are counted, those among the cached tokens are not.
+        if(rules.8[rule] = '', match(model, 'audio|realtime|transcribe|tts|image'), tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
         streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
-        token_texts[3] = '' AND NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule], 'cache_unknown',
+        NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
+            -- From GPT-5.6 on OpenAI bills what it writes to the cache.
+            AND (token_texts[3] = '' OR (rules.5[rule] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
         '') AS verdict,
     if(explicit OR ruled, 0, 1099511627776 * (1 + rules.20[rule])) + position AS preference,
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
@@ -151,8 +157,11 @@ FROM
                     attributes[rules.2[rule]], attributes[rules.3[rule]], attributes[rules.4[rule]],
                     if(attributes[rules.5[rule]] != '' OR rules.5[rule] != 'gen_ai.usage.cache_write.input_tokens', attributes[rules.5[rule]],
                         attributes['gen_ai.usage.cache_creation.input_tokens']),
-                    attributes[rules.6[rule]], attributes[rules.7[rule]], attributes[rules.8[rule]], attributes[rules.9[rule]]
+                    attributes[rules.6[rule]], if(rules.7[rule] != '', attributes[rules.7[rule]], hour_writes), attributes[rules.8[rule]], attributes[rules.9[rule]]
                 ] AS token_texts,
+                if(attributes['gen_ai.usage.total_tokens'] != '', attributes['gen_ai.usage.total_tokens'], attributes['llm.token_count.total']) AS total,
+                -- The tier of the answer; if it is not told, the one that was asked for.
+                if(attributes[rules.16[rule]] != '', attributes[rules.16[rule]], tier_elsewhere) AS tier_said,
                 arrayConcat(
                     arrayFilter((text, key) -> key IN ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens',
                             'gen_ai.usage.cache_write.input_tokens', 'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
@@ -160,7 +169,7 @@ FROM
                     arrayFilter(text -> text != '', token_texts)) AS number_texts,
                 -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
                 NOT explicit AND charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
-                if(explicit OR attributes[rules.16[rule]] IN ('', 'default', 'standard', 'auto'), '', concat('_', attributes[rules.16[rule]])) AS tier,
+                if(explicit OR tier_said IN ('', 'default', 'standard', 'auto'), '', concat('_', tier_said)) AS tier,
                 if(automatic, rules.19[rule], '') AS flaw,
                 if(flaw != '', attributes[rules.17[rule]] = 'true' OR (notEmpty(rules.18[rule])
                     AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
@@ -180,12 +189,23 @@ FROM
                     operation = '' AND kind_of_span = '' AND kind_of_request = '' AS unmarked
                 FROM
                 (
-                    -- OpenInference tells the provider's response id only within the JSON of the answer, of which nothing else is read.
+                    -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, and how
+                    -- long what was written to the cache lives. It is read for OpenInference's spans only.
                     SELECT
                         * REPLACE (multiIf(
-                            answer_id != '' OR kind_of_span != 'LLM' OR NOT charge_genai, answer_id,
-                            JSONHas(attributes['output.value'], 'usage') AND JSONHas(attributes['output.value'], 'model'), JSONExtractString(attributes['output.value'], 'id'),
-                            JSONExtractString(attributes['output.value'], 'llm_output', 'id')) AS answer_id),
+                            answer_id != '' OR answer = '', answer_id,
+                            JSONHas(answer, 'usage') AND JSONHas(answer, 'model'), JSONExtractString(answer, 'id'),
+                            JSONExtractString(answer, 'llm_output', 'id')) AS answer_id),
+                        if(attributes['openinference.span.kind'] = 'LLM' AND charge_genai, attributes['output.value'], '') AS answer,
+                        if(answer = '', attributes['openai.request.service_tier'], firstNonDefault(
+                            JSONExtractString(answer, 'service_tier'), JSONExtractString(answer, 'usage', 'service_tier'),
+                            JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier')))
+                            AS tier_elsewhere,
+                        if(answer = '', toUInt64(0), firstNonDefault(
+                            JSONExtractUInt(answer, 'usage', 'cache_creation', 'ephemeral_1h_input_tokens'),
+                            JSONExtractUInt(answer, 'generations', 1, 1, 'message', 'kwargs', 'usage_metadata', 'input_token_details', 'ephemeral_1h_input_tokens')))
+                            AS hour_count,
+                        if(hour_count = 0, '', toString(hour_count)) AS hour_writes,
                         mapContains(attributes, 'credits.action_type') AS explicit,
                         lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
                         attributes['gen_ai.operation.name'] AS operation,
@@ -215,32 +235,40 @@ WITH
 SELECT
     *,
     event_id IN (SELECT event_id FROM copies) AS copy,
+    -- Doubts and claims meet by grouping: the right side of a join would not read the block, but the (empty) table.
     event_id IN (
-        SELECT u.event_id
+        SELECT doubt.2
         FROM
         (
-            SELECT event_id, position, candidate.scope_name AS scope_name, arrayJoin(links) AS link FROM linked_usages WHERE reason = ''
-        ) AS u
-        INNER JOIN
-        (
-            SELECT place, scope_name, claimed_by, min(claimed_position) AS position
+            SELECT groupArrayArray(arrayMap(claim -> (claim.1, claim.2, scope_name), claimed)) AS claims,
+                groupArrayArray(arrayMap(doubt -> (doubt.1, doubt.2, scope_name), doubting)) AS doubts
             FROM
             (
-                SELECT link.place AS place, scope_name, claimed_position, claimed_by
+                -- Of many claims to a place the first of a scope are enough.
+                SELECT place, scope_name, arraySlice(arraySort(groupUniqArrayIf((position, event_id), role = 'claims')), 1, 3) AS claimed,
+                    groupArrayIf((position, event_id), role = 'doubts') AS doubting
                 FROM
                 (
-                    SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, if(identity = 'response', -1, toInt64(position)) AS claimed_position,
-                        event_id AS claimed_by
-                    FROM linked_usages WHERE reason = '' AND event_id NOT IN (SELECT event_id FROM copies)
+                    SELECT link.place AS place, toString(link.role) AS role, scope_name, event_id,
+                        if(role = 'claims' AND identity = 'response', -1, toInt64(sent_position)) AS position
+                    FROM
+                    (
+                        SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, event_id, identity, position AS sent_position
+                        FROM linked_usages WHERE reason = '' AND event_id NOT IN (SELECT event_id FROM copies)
+                    )
+                    WHERE link.role IN ('doubts', 'claims')
+                    UNION ALL
+                    SELECT place, 'claims' AS role, toString(scope_name) AS scope_name, toUUID('00000000-0000-0000-0000-000000000000') AS event_id,
+                        toInt64(-1) AS position
+                    FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch
                 )
-                WHERE link.role = 'claims'
-                UNION ALL
-                SELECT place, toString(scope_name) AS scope_name, -1 AS claimed_position, toUUID('00000000-0000-0000-0000-000000000000') AS claimed_by
-                FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch
+                GROUP BY place, scope_name
             )
-            GROUP BY place, scope_name, claimed_by
-        ) AS v ON u.link.place = v.place
-        WHERE u.link.role = 'doubts' AND u.scope_name != v.scope_name AND v.position < toInt64(u.position) AND v.claimed_by != u.event_id) AS perhaps_copy
+            GROUP BY place
+            HAVING notEmpty(claims) AND notEmpty(doubts)
+        )
+        ARRAY JOIN doubts AS doubt
+        WHERE arrayExists(claim -> claim.3 != doubt.3 AND claim.1 < doubt.1 AND claim.2 != doubt.2, claims)) AS perhaps_copy
 FROM linked_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS

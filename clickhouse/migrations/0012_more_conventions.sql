@@ -1,0 +1,78 @@
+-- Further instrumentations whose token counts are known, measured on 2026-11-25 like those of 0008 (docs/emitters.md; the recordings are
+-- in tests/recordings/more). A row that is already there is not repeated.
+--
+-- Providers: Gemini's promptTokenCount includes cachedContentTokenCount, and its candidatesTokenCount leaves out thoughtsTokenCount, which
+-- is billed as output (https://ai.google.dev/api/generate-content#UsageMetadata). Bedrock's inputTokens leave out what was read from the
+-- cache and written to it (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html).
+INSERT INTO credit_conventions (scope_name, version_from, provider, input_attribute, output_attribute, cache_read_attribute, cache_write_attribute,
+    cache_write_1h_attribute, reasoning_attribute, input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
+    request_model_attribute, finish_attribute, service_tier_attribute, preference, source)
+WITH
+    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
+        '', 'gen_ai.usage.reasoning.output_tokens', '', '') AS official,
+    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_creation.input_tokens',
+        '', 'gen_ai.usage.reasoning_tokens', '', '') AS traceloop,
+    ('llm.token_count.prompt', 'llm.token_count.completion', 'llm.token_count.prompt_details.cache_read', 'llm.token_count.prompt_details.cache_write',
+        '', 'llm.token_count.completion_details.reasoning', 'llm.token_count.prompt_details.audio', 'llm.token_count.completion_details.audio') AS openinference,
+    ('gen_ai.response.model', 'gen_ai.request.model') AS official_models,
+    ('llm.model_name', 'embedding.model_name') AS openinference_models,
+    'gen_ai.response.finish_reasons' AS finish,
+    '164 input, 2048 cached and 93 output, of which 64 thoughts, are reported as 2212 input and 93 output' AS gemini,
+    '164 input, 1024 cached and 93 output, of which 64 reasoning, are reported as 1188 input and 93 output' AS openai,
+    '137 input, 2048 read and 512 written are reported as 2697 input' AS included,
+    '137 input, 2048 read and 512 written are reported as 137 input' AS apart
+SELECT scope, since, provider, names.1, names.2, names.3, names.4, hour, names.6, names.7, names.8, includes, unknown_from, models.1, models.2, finished_by, tier, preference,
+    concat(package, ', measured 2026-11-25: ', said)
+FROM
+(
+    SELECT arrayJoin([
+        -- The Anthropic SDK's client of Bedrock.
+        ('com.anthropic.sdk.python.bedrock', '', '', (official.1, official.2, official.3, official.4, '', official.6, '', ''),
+            'anthropic.usage.cache_creation.ephemeral_1h_input_tokens', true, 0, official_models, 'anthropic.message.stop_reason',
+            'anthropic.response.service_tier', 1, 'the spans of anthropic 2.13.0 itself', included),
+        -- Gemini.
+        ('opentelemetry.instrumentation.google_genai', '1.3', 'gemini', (official.1, official.2, official.3, official.4, '', official.6,
+                'gen_ai.usage.audio.input_tokens', 'gen_ai.usage.audio.output_tokens'),
+            '', true, 0, official_models, finish, '', 2, 'opentelemetry-instrumentation-google-genai 1.3b0', gemini),
+        ('openinference.instrumentation.google_genai', '1.4.14', 'google', openinference, '', true, 0, openinference_models, 'llm.finish_reason', '', 3,
+            'openinference-instrumentation-google-genai 1.4.14', gemini),
+        -- Bedrock. OpenLLMetry and botocore lose cached tokens of InvokeModel, where they are on no attribute: a call that says nothing of a cache waits.
+        ('openinference.instrumentation.bedrock', '0.1.61', 'aws', openinference, '', true, 512, openinference_models, '', '', 3,
+            'openinference-instrumentation-bedrock 0.1.61, Converse', included),
+        ('opentelemetry.instrumentation.bedrock', '0.62', 'aws.bedrock', traceloop, '', false, 1, official_models, '', '', 4,
+            'opentelemetry-instrumentation-bedrock 0.62.4, Converse', apart),
+        ('opentelemetry.instrumentation.botocore.bedrock-runtime', '0.66', 'aws.bedrock', traceloop, '', false, 1, official_models, '', '', 4,
+            'opentelemetry-instrumentation-botocore 0.66b2, Converse', apart),
+        ('opentelemetry.instrumentation.genai.bedrock', '1.3', 'aws.bedrock', official, '', false, 0, official_models, '', '', 2,
+            'opentelemetry-instrumentation-genai-bedrock 1.3b0', apart),
+        -- Agents. Their own spans repeat what the model's spans under them say, and are not usage.
+        ('pydantic-ai', '2', 'openai', (official.1, official.2, official.3, official.4, '', 'gen_ai.usage.details.reasoning_tokens', '', ''), '', true, 1024,
+            official_models, finish, '', 6, 'pydantic-ai-slim 2.68.0 over openai', openai),
+        ('pydantic-ai', '2', 'anthropic', (official.1, official.2, official.3, official.4, '', '', '', ''), '', true, 512, official_models, finish, '', 6,
+            'pydantic-ai-slim 2.68.0 over anthropic', included),
+        ('opentelemetry.instrumentation.openai_agents', '0.62', 'openai', (traceloop.1, traceloop.2, traceloop.3, '', '', traceloop.6, '', ''), '', true, 1024,
+            official_models, finish, '', 6, 'opentelemetry-instrumentation-openai-agents 0.62.4', openai),
+        ('openinference.instrumentation.openai_agents', '2.6', 'openai', openinference, '', true, 1024, openinference_models, 'llm.finish_reason', '', 6,
+            'openinference-instrumentation-openai-agents 2.6.0', openai),
+        -- Logfire's own instrumentations. Of a stream they make two spans: one without usage, which waits, and one with it.
+        ('logfire.openai', '5', 'openai', (official.1, official.2, official.3, '', '', '', '', ''), '', true, 1024, official_models, '', '', 4,
+            'logfire 5.4.0 with openai', openai),
+        ('logfire.anthropic', '5', 'anthropic', traceloop, '', true, 0, official_models, finish, '', 4, 'logfire 5.4.0 with anthropic', included),
+        -- LangChain over other providers than OpenAI.
+        ('opentelemetry.instrumentation.genai.langchain', '1.3', 'anthropic', official, '', true, 0, official_models, '', '', 6,
+            'opentelemetry-instrumentation-genai-langchain 1.3b0 over anthropic 2.13.0', included),
+        ('opentelemetry.instrumentation.genai.langchain', '1.3', 'aws.bedrock', official, '', true, 0, official_models, '', '', 6,
+            'opentelemetry-instrumentation-genai-langchain 1.3b0 over langchain-aws', included),
+        ('opentelemetry.instrumentation.genai.langchain', '1.3', 'gcp.gen_ai', official, '', true, 0, official_models, '', '', 6,
+            'opentelemetry-instrumentation-genai-langchain 1.3b0 over langchain-google-genai', gemini),
+        ('openinference.instrumentation.langchain', '0.1.80', 'anthropic', openinference, '', true, 512, openinference_models, '', '', 7,
+            'openinference-instrumentation-langchain 0.1.80 over anthropic 2.13.0', included),
+        ('openinference.instrumentation.langchain', '0.1.80', 'amazon_bedrock', openinference, '', true, 512, openinference_models, '', '', 7,
+            'openinference-instrumentation-langchain 0.1.80 over langchain-aws', included),
+        ('openinference.instrumentation.langchain', '0.1.80', 'google', openinference, '', true, 512, openinference_models, '', '', 7,
+            'openinference-instrumentation-langchain 0.1.80 over langchain-google-genai', gemini)
+    ]) AS row,
+    row.1 AS scope, row.2 AS since, row.3 AS provider, row.4 AS names, row.5 AS hour, row.6 AS includes, row.7 AS unknown_from, row.8 AS models,
+    row.9 AS finished_by, row.10 AS tier, row.11 AS preference, row.12 AS package, row.13 AS said
+)
+WHERE (scope, since, provider) NOT IN (SELECT scope_name, version_from, provider FROM credit_conventions);
