@@ -66,7 +66,7 @@ def test_untold_calls_are_not_charged(charged: dict[str, Charged]) -> None:
 
 @pytest.mark.parametrize("case", sorted(case for case in CASES if "__" in case and case not in UNTOLD))
 def test_nested_instrumentations_charge_a_call_once(charged: dict[str, Charged], case: str) -> None:
-    """Of several instrumentations that tell of one call, one is charged; the others are duplicates, or wait for someone to decide."""
+    """Of several spans that tell of one call, one is charged; the others are duplicates, or wait for someone to decide."""
     completed = [call for call in CASES[case]["calls"] if call.get("completed")]
     assert charged[case].events in (len(completed), 0)
     assert charged[case].events or charged[case].reasons

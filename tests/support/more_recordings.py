@@ -21,6 +21,7 @@ from otel_credits_aggregator.batch_insert import token_settings
 from otel_credits_aggregator.envelope import framed, settings_fields
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.spool import Request
+
 from support.chain import Chain
 
 FOLDER = Path(__file__).parents[1] / "recordings" / "more"
