@@ -83,11 +83,15 @@ def _classes(call: Mapping[str, Any]) -> dict[str, int]:
 
 def charge(chain: Chain, cases: Iterable[str]) -> dict[str, Charged]:
     """Charges cases at one price a unit, whatever the model, and says what became of each."""
+    return charge_requests(chain, [(case, payload) for case in cases if (payload := spans_of(case)) is not None])
+
+
+def charge_requests(chain: Chain, sent: list[tuple[str, bytes]], **settings: Any) -> dict[str, Charged]:
+    """The same for trace requests, each with the name of its case, which is the payer of all of it."""
     chain.command("TRUNCATE TABLE credit_action_costs")
     rows = [[unit, price, 0] for unit, price in PRICES.items()]
     chain.client.insert("credit_action_costs", rows, column_names=["unit", "credits_per_unit", "effective_from"])
-    sent = [(case, payload) for case in cases if (payload := spans_of(case)) is not None]
-    _insert(chain, sent)
+    _insert(chain, sent, {"user_attributes": ("no.such.attribute",)} | settings)
     found: dict[str, Charged] = defaultdict(Charged)
     for event in chain.events():
         charged = found[event["user_id"]]
@@ -103,12 +107,12 @@ def charge(chain: Chain, cases: Iterable[str]) -> dict[str, Charged]:
     return found
 
 
-def _insert(chain: Chain, requests: list[tuple[str, bytes]]) -> None:
+def _insert(chain: Chain, requests: list[tuple[str, bytes]], settings: Mapping[str, Any]) -> None:
     batch_id, now_us = str(uuid.uuid4()), time.time_ns() // 1000
     parts = []
     for case, payload in requests:
         assert ExportTraceServiceRequest.FromString(payload)
-        kept = chain.settings.model_copy(update={"charge_genai": True, "default_user": case})
+        kept = chain.settings.model_copy(update={"charge_genai": True, "default_user": case, **settings})
         parts.append(framed(batch_id, settings_fields(kept, receiver=case), [Request(payload, now_us, b"")]))
     protobuf = {
         "format_schema_source": "string",
@@ -116,5 +120,6 @@ def _insert(chain: Chain, requests: list[tuple[str, bytes]]) -> None:
         "format_schema_message_name": "Traces",
         "input_format_protobuf_oneof_presence": 1,
     }
-    settings = token_settings(batch_id) | protobuf
-    chain.client.raw_insert("otlp_traces", insert_block=b"".join(parts), fmt="Protobuf", settings=settings)
+    chain.client.raw_insert(
+        "otlp_traces", insert_block=b"".join(parts), fmt="Protobuf", settings=token_settings(batch_id) | protobuf
+    )
