@@ -132,12 +132,15 @@ def test_applying_the_seeds_again_changes_nothing(memory_store: Client) -> None:
 
 
 def test_measured_instrumentations_are_known(memory_store: Client) -> None:
-    """Each emitter that a fresh store knows is in the documents with what was measured, and two leave cached tokens out."""
+    """Each emitter that a fresh store knows is in the documents with what was measured, and few leave cached tokens out."""
     found = rows(memory_store, "SELECT * FROM credit_conventions")
     lines = (ROOT / "docs" / "emitters.md").read_text("utf-8").split("| --- | --- | --- | --- |")[1].split("\n\n")[0]
-    documented = {tuple(re.findall(r"`([a-z0-9_.]+)` .*[|] (.*) [|]$", line)) for line in lines.strip().splitlines()}
+    documented = {tuple(re.findall(r"`([a-z0-9_.-]+)` .*[|] (.*) [|]$", line)) for line in lines.strip().splitlines()}
     assert documented == {((row["scope_name"], row["source"]),) for row in found}
     assert {(row["scope_name"], row["version_until"]) for row in found if not row["input_includes_cache"]} == {
         ("openlit.instrumentation.anthropic", ""),
         ("openinference.instrumentation.anthropic", "0.1.14"),
+        ("opentelemetry.instrumentation.bedrock", ""),
+        ("opentelemetry.instrumentation.botocore.bedrock-runtime", ""),
+        ("opentelemetry.instrumentation.genai.bedrock", ""),
     }
