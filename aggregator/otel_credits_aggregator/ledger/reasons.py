@@ -43,8 +43,8 @@ HINTS: Mapping[str, str] = {
     "the same call, that one was charged; else look at the provider's own account.",
     "cache_unknown": "This instrumentation does not report cached tokens, and a prompt of this length may have had some: "
     "it cannot be priced. Use one that reports them.",
-    "modality_unknown": "The model takes or makes sound or pictures, which have prices of their own, and the instrumentation does "
-    "not tell those tokens apart. Charge it by hand, or use an instrumentation that tells.",
+    "modality_unknown": "The model takes or makes sound or pictures, which have prices of their own, and the instrumentation "
+    "does not tell those tokens apart. Charge it by hand, or use an instrumentation that tells.",
     "possible_copy": "Another span, which was charged, tells of a call with the same token counts at that time or place; no "
     "response id says whether it is the same one. Switch one of the two instrumentations off.",
     "unpriced": "A unit of it has no price. Add one with otel-credits prices set; it is then charged by itself.",
