@@ -502,7 +502,7 @@ SELECT
         perhaps_copy AND NOT known AND (first OR (NOT repeated AND t.reason = '')), 'quarantined',
         known, if(known_otherwise, 'quarantined', 'duplicate'),
         NOT repeated, if(t.reason = '', 'charged', 'quarantined'),
-        -- The copy that tells most decides, even if what it tells has no price yet.
+        -- The copy of a call that tells most decides, even if what it tells has no price yet.
         first, if(t.reason = '', 'charged', 'quarantined'),
         first_is_other, 'quarantined',
         'duplicate') AS outcome,
@@ -529,7 +529,7 @@ FROM
         event_id IN (
             SELECT event_id FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS repeated,
         position IN (
-            SELECT minIf(position, reason IN ('', 'unpriced')) FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS first,
+            SELECT minIf(position, reason = '' OR (reason = 'unpriced' AND identity = 'response')) FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS first,
         r.reason = '' AND identity = 'key' AND repeated AND (event_id, fingerprint) NOT IN (
             SELECT event_id, argMinIf(fingerprint, position, reason = '') FROM compared_usages WHERE identity = 'key' GROUP BY event_id HAVING count() > 1)
             AS first_is_other

@@ -177,8 +177,11 @@ class Oracle:
 
     def _judge(self, usages: list[Usage]) -> None:
         first: dict[tuple[Any, ...], Usage] = {}
+        chargeable = {usage.identity for usage in usages if not usage.reason}
         for usage in usages:
-            if not usage.reason:
+            # Of a call that several spans tell of, the one that tells most decides, even if what it tells has no price.
+            waits_for_price = usage.reason == "unpriced" and usage.identity[0] == "response"
+            if not usage.reason or (waits_for_price and usage.identity in chargeable):
                 first.setdefault(usage.identity, usage)
         copies = {usage.identity for usage in usages if is_copy(usage, usages, self._calls)}
         outcomes = [self._outcome(usage, usages, first, copies) for usage in usages]
@@ -200,7 +203,9 @@ class Oracle:
             return "duplicate", ""
         charged = self._charged.get(usage.identity)
         if charged is None and first.get(usage.identity) is usage:
-            return self._outcome_of_a_first_one(usage, usages, copies)
+            return (
+                ("quarantined", usage.reason) if usage.reason else self._outcome_of_a_first_one(usage, usages, copies)
+            )
         charged = charged or first.get(usage.identity)
         if charged is None:
             return "quarantined", usage.reason
