@@ -96,7 +96,13 @@ SELECT
                 ('doubts', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2]),
                 ('claims', 'beside', trace_id, parent_span_id, input_tokens, tokens[2])],
             arrayConcat(
-                if(response_id != '', [('answers', 'below', trace_id, span_id, input_tokens, tokens[2])], [
+                if(response_id != '', [
+                    ('answers', 'below', trace_id, span_id, input_tokens, tokens[2]),
+                    -- Within an insert it is preferred to a call without an id. One that was charged before stays charged.
+                    ('doubts', 'when without id', service_name, toString(quarter - 1), input_tokens, tokens[2]),
+                    ('doubts', 'when without id', service_name, toString(quarter), input_tokens, tokens[2]),
+                    ('doubts', 'when without id', service_name, toString(quarter + 1), input_tokens, tokens[2])], [
+                    ('later', 'when without id', service_name, toString(quarter), input_tokens, tokens[2]),
                     ('asks', 'above', trace_id, span_id, input_tokens, tokens[2]),
                     ('asks', 'below', trace_id, parent_span_id, input_tokens, tokens[2]),
                     ('doubts', 'when', service_name, toString(quarter - 1), input_tokens, tokens[2]),

@@ -87,6 +87,28 @@ def test_t02_a_framework_and_the_sdk_below_it(chain: Chain) -> None:
     assert_exact(chain, "oi-langchain+oi-openai.invoke", "ga-langchain+ga-openai.stream_usage")
 
 
+def by_scope(payload: bytes) -> list[bytes]:
+    """A request with the spans of each scope in a request of its own."""
+    whole = ExportTraceServiceRequest.FromString(payload)
+    parts = []
+    for resource in whole.resource_spans:
+        for scope in resource.scope_spans:
+            part = ExportTraceServiceRequest()
+            part.resource_spans.add(resource=resource.resource).scope_spans.append(scope)
+            parts.append(part.SerializeToString())
+    return parts
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["as sent", "backwards"])
+def test_t02_in_inserts_of_their_own(chain: Chain, backwards: bool) -> None:
+    """Of a framework's span and the SDK's in two traces, the one that comes second waits, whichever it is."""
+    case = "oi-langchain__oi-openai__oi-anthropic.openai_stream_usage"
+    for part in by_scope(spans_of(case) or b"")[:: -1 if backwards else 1]:
+        found = charge_requests(chain, [(case, part)])[case]
+    assert (found.events, found.reasons) == (1, ["possible_copy"])
+    chain.assert_totals_are_the_events()
+
+
 def test_t03_streams_whose_output_is_counted_too_high(chain: Chain) -> None:
     """OpenLLMetry's Anthropic streams, whose output is wrong, are never charged."""
     streams = (

@@ -139,4 +139,6 @@ def _may_be_the_same(usage: Usage, other: Usage, earlier: bool) -> bool:
     if other.explicit:
         return beside and other.counts in (usage.counts, usage.counts_without_cache)
     near = abs(usage.end_ns // _QUARTER_NS - other.end_ns // _QUARTER_NS) <= 1
-    return not usage.response_id and usage.service == other.service and near and usage.counts == other.counts
+    # What has an id is preferred to what has none, unless that was charged before.
+    one_has_no_id = not usage.response_id or (earlier and not other.response_id)
+    return one_has_no_id and usage.service == other.service and near and usage.counts == other.counts
