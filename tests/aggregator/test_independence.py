@@ -122,7 +122,7 @@ def test_the_proof_knows_every_kind_of_identity() -> None:
     """An identity that the chain makes of anything new has to be thought of in independence.py, and here."""
     sql = "\n".join(chain_sql())
     (identity,) = re.findall(r"multiIf\(([^\n]*)\) AS identity,", sql)
-    (event_id,) = re.findall(r"reinterpretAsUUID\(([^;]*?)\) AS event_id,", sql)
+    (event_id,) = re.findall(r"reinterpretAsUUID\(multiIf\(([^;]*?)\) AS event_id,", sql)
     assert set(re.findall(r"sipHash128\('(\w+)'", event_id)) == {"key", "response", "point", "span"}
     # A response id counts only with OTEL_CREDITS_CHARGE_GENAI=on, when nothing is side by side; a key always does.
     assert re.findall(r"([^,]+), '(\w+)',\s*", identity) == [
