@@ -167,9 +167,7 @@ def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes
     client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id), **protobuf})
 
 
-def quarantine_raw(
-    client: Client, spool: Spool, batch: Batch, error: Exception, user_attributes: Sequence[str] = ()
-) -> None:
+def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception, wanted: Sequence[str] = ()) -> None:
     """Keeps the one request of a batch that cannot be inserted, with the store's reason; what no charge needs is left out."""
     ((payload, received_at_us, binding),) = spool.payloads(batch)
     ((_, items),) = spool.request_ids(batch)
@@ -186,7 +184,7 @@ def quarantine_raw(
                 items,
                 signal,
                 spool.receiver,
-                stripped(batch.signal, payload, user_attributes),
+                stripped(batch.signal, payload, wanted),
                 *allowed(binding),
             ]
         ],

@@ -13,7 +13,7 @@ __all__ = ["allowed", "binding_fields", "framed", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
-_ALLOWED_SERVICES, _ALLOWED_ACTIONS = 7, 8
+_ALLOWED_SERVICES, _ALLOWED_ACTIONS, _ESTIMATED, _KEEP_ATTRIBUTES = 7, 8, 9, 10
 _VARINT, _LENGTH_DELIMITED = 0, 2
 
 
@@ -23,8 +23,10 @@ def settings_fields(settings: Settings, receiver: str) -> bytes:
         _integer(_CHARGE_GENAI, int(settings.charge_genai)),
         _text(_DEFAULT_USER, settings.default_user),
         _text(_RECEIVER, receiver),
+        _text(_ESTIMATED, settings.estimated),
     ]
-    return b"".join([*fields, *(_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes)])
+    fields += [_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes]
+    return b"".join([*fields, *(_text(_KEEP_ATTRIBUTES, name) for name in settings.keep_attributes)])
 
 
 def binding_fields(services: Iterable[str], action_types: Iterable[str]) -> bytes:

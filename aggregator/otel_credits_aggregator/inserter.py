@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from otel_credits_aggregator.envelope import settings_fields
@@ -21,6 +21,7 @@ from otel_credits_aggregator.lane import GaveUp, Lane, Progress
 from otel_credits_aggregator.migrations import MigrationError, migrate
 from otel_credits_aggregator.outcomes import Stopping
 from otel_credits_aggregator.replay import (
+    ESTIMATED,
     REPLAY_ROWS_MAX,
     PriceWatch,
     Selection,
@@ -312,10 +313,16 @@ class Inserter:
     def _treat_all(self, selection: Selection, treatment: Treatment) -> int:
         """Every row that matches now, once; what is quarantined again by it is not tried a second time."""
         alone, receiver = self._alone, self._spool.receiver
+        treatment = replace(treatment, estimated=self._on_estimates(selection))
         ids = alone.attempt(lambda: quarantined_ids(alone.connected(), receiver, selection, treatment))
         for start in range(0, len(ids), REPLAY_ROWS_MAX):
             alone.begin(replay_batch(ids[start : start + REPLAY_ROWS_MAX], treatment))
         return len(ids)
+
+    def _on_estimates(self, selection: Selection) -> str:
+        """What becomes of estimates among what is selected: who names them decides to charge them, and nothing drops them."""
+        named = ESTIMATED in selection.reasons or selection.event_ids
+        return "charge" if named or self._settings.estimated == "charge" else "quarantine"
 
     def _new_lane(self) -> Lane:
         return Lane(self._spool, self._settings, self.progress, self._give_up)

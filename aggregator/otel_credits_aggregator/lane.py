@@ -159,9 +159,8 @@ class Lane:
             logger.error("a quarantined row cannot be treated and stays in the quarantine: %s", _brief(error))
         else:
             logger.error("a request cannot be inserted and is kept in the quarantine: %s", _brief(error))
-            self.attempt(
-                lambda: quarantine_raw(self.connected(), self._spool, batch, error, self._settings.user_attributes)
-            )
+            wanted = (*self._settings.user_attributes, *self._settings.keep_attributes)
+            self.attempt(lambda: quarantine_raw(self.connected(), self._spool, batch, error, wanted))
             passing("raw_quarantined")
             self._progress.add(isolated=1)
         self._write(lambda: self._spool.forget(batch))

@@ -42,20 +42,20 @@ _KEPT_OF_RESOURCES = frozenset({"service.name"})
 _ANSWER: Final = "output.value"
 
 
-def stripped(signal: Signal, payload: bytes, user_attributes: Sequence[str]) -> bytes:
+def stripped(signal: Signal, payload: bytes, wanted: Sequence[str]) -> bytes:
     """The request without what is not needed to charge it.
 
     Args:
         signal: what it carries.
         payload: its bytes, which were accepted.
-        user_attributes: the attributes that may name who pays.
+        wanted: attributes that the settings name: those that may name who pays, and those that are to be kept.
 
     Raises:
         BadRequest: they are no such request.
     """
     request: Any = parse(signal, payload)
     request.DiscardUnknownFields()
-    kept = KEPT | set(user_attributes)
+    kept = KEPT | set(wanted)
     for resource in request.resource_spans if signal is Signal.TRACES else request.resource_metrics:
         _keep(resource.resource.attributes, _KEPT_OF_RESOURCES, ())
         for scope in resource.scope_spans if signal is Signal.TRACES else resource.scope_metrics:

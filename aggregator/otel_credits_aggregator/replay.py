@@ -21,6 +21,7 @@ __all__ = [
     "ASSIGN",
     "DISCARD",
     "DUPLICATE",
+    "ESTIMATED",
     "REPLAY",
     "REPLAY_ROWS_MAX",
     "VOID",
@@ -35,6 +36,9 @@ __all__ = [
 
 REPLAY_ROWS_MAX = 10_000
 ROWS_LOOKED_AT_MAX = 1_000_000
+
+# The reason of what waits because of OTEL_CREDITS_ESTIMATED.
+ESTIMATED = "estimated"
 
 REPLAY, ASSIGN, DISCARD = "replay", "assign", "discard"
 # These take back charges (voids.py): their ids are not those of quarantined rows, but an event's and a batch's.
@@ -70,7 +74,7 @@ _INTO_THE_CHAIN = _Copy(
 SELECT
     signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
     charge_genai, if({{payer:String}} = '', q.user_attributes, ['credits.user_id']) AS user_attributes, default_user, receiver,
-    allowed_services, allowed_actions, service_name, scope_name, scope_version,
+    allowed_services, allowed_actions, {{estimated:String}} AS estimated, service_name, scope_name, scope_version,
     trace_id, span_id, parent_span_id, answer_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
     if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
     double_keys, defect, rule_id, '' AS rule_action, map() AS rule_quantities
@@ -158,7 +162,7 @@ class Treatment:
 
     `action` is one of :data:`REPLAY`, :data:`ASSIGN`, :data:`DISCARD`, :data:`VOID`, :data:`DUPLICATE`; `payer` pays what is
     assigned; `decided_by`, `comment` and `decided_at_us` (microseconds since 1970) are recorded with a decision; `receiver` is
-    the aggregator that received a duplicate.
+    the aggregator that received a duplicate; `estimated` says what becomes of estimates, as `OTEL_CREDITS_ESTIMATED` does.
     """
 
     action: str = REPLAY
@@ -167,6 +171,7 @@ class Treatment:
     comment: str = ""
     decided_at_us: int = 0
     receiver: str = ""
+    estimated: str = ""
 
 
 def quarantined_ids(

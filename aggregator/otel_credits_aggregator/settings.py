@@ -1,7 +1,7 @@
 """All settings of the aggregator, from environment variables ``OTEL_CREDITS_*``. The only file that reads them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -61,6 +61,16 @@ class Settings(BaseSettings):
         description="Span attributes that may name who pays, the first present one wins; comma-separated, at most 8.",
     )
     default_user: str = Field("", description="Who pays for usage that names nobody. Empty: it is quarantined.")
+    estimated: Literal["charge", "quarantine", "ignore"] = Field(
+        "charge",
+        description="What becomes of usage that is marked as an estimate (`credits.metadata.estimated`): `charge`, "
+        "`quarantine` until somebody decides, or `ignore`, which counts it as not usage.",
+    )
+    keep_attributes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Attributes whose first 512 characters are kept in the metadata of the event; all others outside the "
+        "conventions are dropped. Comma-separated, at most 32.",
+    )
 
     request_bytes_max: int = Field(
         64 << 20, ge=1 << 10, le=1 << 29, description="Largest request, uncompressed, in bytes."
@@ -115,7 +125,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("user_attributes", mode="before")
+    @field_validator("user_attributes", "keep_attributes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -126,6 +136,15 @@ class Settings(BaseSettings):
         if not 1 <= len(value) <= 8:
             raise ValueError("name 1 to 8 attributes, separated by commas")
         return value
+
+    @field_validator("keep_attributes")
+    @classmethod
+    def _not_too_many(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 32:
+            raise ValueError("name at most 32 attributes, separated by commas")
+        if any(name.startswith("credits.") for name in value):
+            raise ValueError("attributes that start with credits. have their own place in the event: leave them out")
+        return tuple(dict.fromkeys(value))
 
     @field_validator("http_port", "api_port")
     @classmethod

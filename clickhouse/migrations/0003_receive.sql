@@ -4,7 +4,7 @@
 CREATE TABLE IF NOT EXISTS otlp_traces
 (
     envelope Tuple(batch_id String, received_at_us Int64, charge_genai Bool, user_attributes Array(String), default_user String, receiver String,
-        allowed_services Array(String), allowed_actions Array(String)),
+        allowed_services Array(String), allowed_actions Array(String), estimated String, keep_attributes Array(String)),
     resource_spans Array(Tuple(
         resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7))))),
         scope_spans Array(Tuple(
@@ -28,7 +28,7 @@ ENGINE = Null;
 CREATE TABLE IF NOT EXISTS otlp_metrics
 (
     envelope Tuple(batch_id String, received_at_us Int64, charge_genai Bool, user_attributes Array(String), default_user String, receiver String,
-        allowed_services Array(String), allowed_actions Array(String)),
+        allowed_services Array(String), allowed_actions Array(String), estimated String, keep_attributes Array(String)),
     resource_metrics Array(Tuple(
         resource Tuple(attributes Array(Tuple(key String, value Tuple(string_value String, bool_value Bool, int_value Int64, double_value Float64, array_value String, kvlist_value String, bytes_value String, value Enum8('no' = 0, 'string_value' = 1, 'bool_value' = 2, 'int_value' = 3, 'double_value' = 4, 'array_value' = 5, 'kvlist_value' = 6, 'bytes_value' = 7))))),
         scope_metrics Array(Tuple(
@@ -75,6 +75,7 @@ CREATE TABLE IF NOT EXISTS usage_candidates
     receiver String,
     allowed_services Array(String) COMMENT 'what the token of the sender may charge for; empty: any',
     allowed_actions Array(String),
+    estimated LowCardinality(String) COMMENT 'what becomes of usage that is marked as an estimate: charge (also if empty), quarantine, ignore',
     service_name String,
     scope_name String,
     scope_version String,

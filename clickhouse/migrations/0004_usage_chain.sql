@@ -104,6 +104,8 @@ WITH
             rules), 0) AS matching,
     if(matching != 0 AND (s.status.code != 2 OR rules[matching].charge_failed), matching, 0) AS rule_number,
     rules[rule_number] AS rule,
+    -- What else of the span is wanted with the event (OTEL_CREDITS_KEEP_ATTRIBUTES) becomes metadata, and goes the way of it.
+    arrayFilter(key -> texts[indexOf(keys, key)] != '', envelope.keep_attributes) AS kept,
     -- Seconds to the nanosecond. A span without a start has none; one that ends before it starts has negative ones.
     toInt128(s.end_time_unix_nano) - toInt128(s.start_time_unix_nano) AS lasted_ns,
     if(s.start_time_unix_nano < 946684800000000000, '', concat(if(lasted_ns < 0, '-', ''), toString(intDiv(abs(lasted_ns), 1000000000)), '.',
@@ -119,6 +121,7 @@ SELECT
     envelope.receiver AS receiver,
     envelope.allowed_services AS allowed_services,
     envelope.allowed_actions AS allowed_actions,
+    envelope.estimated AS estimated,
     service_name,
     ss.scope.name AS scope_name,
     ss.scope.version AS scope_version,
@@ -133,7 +136,9 @@ SELECT
     s.end_time_unix_nano AS end_time_unix_nano,
     '' AS series,
     -- A usage that its process has numbered keeps the process with it (0005, client_usages_mv).
-    mapUpdate(if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map()), mapFromArrays(keys, texts)) AS attributes,
+    mapUpdate(mapUpdate(
+        mapFromArrays(arrayMap(key -> concat('credits.metadata.', key), kept), arrayMap(key -> leftUTF8(texts[indexOf(keys, key)], 512), kept)),
+        if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map())), mapFromArrays(keys, texts)) AS attributes,
     arrayConcat(
         arrayFilter((key, kind) -> kind = 'double_value', keys, kinds),
         arrayFilter(key -> key != '', arrayMap((unit, source) -> if(startsWith(source, 'attribute:') AND kinds[indexOf(keys, substring(source, 11))] = 'double_value',
@@ -190,6 +195,7 @@ WITH
         ''),
         p.attributes.value.value, p.attributes.value.string_value, p.attributes.value.int_value, p.attributes.value.double_value,
         p.attributes.value.bool_value, p.attributes.value.array_value)) AS texts,
+    arrayFilter(key -> texts[key] != '', envelope.keep_attributes) AS kept,
     concat('credits.units.', if(texts['credits.unit'] = '', 'call', texts['credits.unit'])) AS unit_key
 SELECT
     'point' AS signal,
@@ -202,6 +208,7 @@ SELECT
     envelope.receiver AS receiver,
     envelope.allowed_services AS allowed_services,
     envelope.allowed_actions AS allowed_actions,
+    envelope.estimated AS estimated,
     rm.resource.attributes.value.string_value[indexOf(rm.resource.attributes.key, 'service.name')] AS service_name,
     sm.scope.name AS scope_name,
     sm.scope.version AS scope_version,
@@ -215,7 +222,9 @@ SELECT
     p.start_time_unix_nano AS start_time_unix_nano,
     p.time_unix_nano AS end_time_unix_nano,
     hex(sipHash128(toString(arraySort(rm.resource.attributes)), sm.scope.name, sm.scope.version, toString(arraySort(p.attributes)))) AS series,
-    mapUpdate(mapUpdate(map('credits.action_type', ''), texts),
+    mapUpdate(mapUpdate(mapUpdate(
+            mapFromArrays(arrayMap(key -> concat('credits.metadata.', key), kept), arrayMap(key -> leftUTF8(texts[key], 512), kept)),
+            map('credits.action_type', '')), texts),
         map(unit_key, if(p.number = 'as_int', toString(p.as_int), toString(p.as_double)))) AS attributes,
     if(p.number = 'as_double', [unit_key], []) AS double_keys,
     multiIf(
@@ -314,7 +323,7 @@ FROM
         if(created_at >= price_changes[-1], price_changes[-1], arrayLast(changed_at -> changed_at <= created_at, price_changes)) AS price_time,
         if(empty(sent_units) AND NOT has_amount, map('call', toDecimal128(1, 12)), sent_units) AS units,
         multiIf(
-            verdict = 'not_usage', 'not_usage',
+            verdict = 'not_usage' OR on_estimate = 'ignore', 'not_usage',
             (notEmpty(candidate.allowed_services) AND NOT has(candidate.allowed_services, service_name))
                 OR (notEmpty(candidate.allowed_actions) AND NOT has(candidate.allowed_actions, action_type)), 'not_allowed',
             candidate.defect != '', toString(candidate.defect),
@@ -332,6 +341,7 @@ FROM
             wrong, 'number_not_exact',
             uncached < 0 OR tokens[6] > tokens[4] OR tokens[8] > tokens[2], 'tokens_inconsistent',
             usage_unknown, 'usage_unknown',
+            on_estimate = 'quarantine', 'estimated',
             toString(verdict)) AS reason
     FROM
     (
@@ -416,6 +426,7 @@ FROM
                     attributes['credits.amount'] AS amount_text,
                     mapContains(attributes, 'credits.amount') AS has_amount,
                     attributes['credits.usage_unknown'] = 'true' AS usage_unknown,
+                    if(attributes['credits.metadata.estimated'] = 'true', toString(estimated), '') AS on_estimate,
                     attributes['credits.idempotency_key'] AS idempotency_key,
                     end_time_unix_nano < 946684800000000000
                         OR end_time_unix_nano > (toUInt64(greatest(toUnixTimestamp64Micro(received_at), 946684800000000)) + 2678400000000) * 1000 AS time_unusable

@@ -9,7 +9,7 @@ from otel_credits_aggregator.migrations import clickhouse_folder
 _CHAIN = [clickhouse_folder() / "migrations" / name for name in ("0004_usage_chain.sql", "0011_llm_calls.sql")]
 # The branches of an expression that ends with AS reason, defect or verdict: a condition, a comma, and the reason.
 _EXPRESSION = re.compile(r"(?:multiIf|if)\((?:(?!;|multiIf\()[\s\S])*?\) AS (?:reason|defect|verdict)\b")
-_REASON = re.compile(r",\s*'([a-z]+(?:_[a-z]+)+|unpriced)'(?=\s*[,)])")
+_REASON = re.compile(r",\s*'([a-z]+(?:_[a-z]+)+|unpriced|estimated)'(?=\s*[,)])")
 _NOT_REASONS = {"not_usage"}
 
 

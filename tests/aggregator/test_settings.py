@@ -59,6 +59,8 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
         "charge_genai": "on",
         "user_attributes": " user.id , credits.user_id,",
         "default_user": "someone",
+        "estimated": "quarantine",
+        "keep_attributes": " tenant,http.route, tenant,",
         "request_bytes_max": "1024",
         "spool_bytes_max": "1048576",
         "receive_threads": "1",
@@ -76,6 +78,7 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
     for name in given:
         assert getattr(read, name) != getattr(defaults, name), name
     assert read.user_attributes == ("user.id", "credits.user_id")
+    assert read.keep_attributes == ("tenant", "http.route")
     assert read.data_dir == Path("/data")
 
 
@@ -108,6 +111,8 @@ WRONG = {
     "grpc_port": ["0", "65536", "-1", "4317.5", "grpc", ""],
     "charge_genai": ["maybe", "", "2"],
     "user_attributes": ["", ",", ",".join("abcdefghi")],
+    "estimated": ["", "Charge", "on"],
+    "keep_attributes": [",".join(f"a{n}" for n in range(33)), "tenant,credits.amount"],
     "insert_lanes": ["0", "17", "1.5"],
     "request_bytes_max": ["1023", str((1 << 29) + 1), "64MB"],
     "spool_bytes_max": ["0", "-1"],

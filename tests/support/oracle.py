@@ -23,6 +23,7 @@ __all__ = ["EPOCH", "Event", "Oracle", "Price", "Quarantined"]
 _SNAPSHOT = re.compile(r"[-@](20[0-9]{6}|20[0-9]{2}-[0-9]{2}-[0-9]{2})$")
 _CHARGE_MAX = Decimal(10) ** 18
 _FREE_UNLESS_PRICED = "reasoning_token"
+_KEPT_CHARACTERS = 512
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class Oracle:
 
     def _reason(self, usage: Usage) -> str:
         """Why a usage cannot be charged; if it can, it has its charge afterwards."""
-        if not usage.explicit and not usage.automatic and not usage.bare:
+        ignored = usage.is_estimate and usage.settings.estimated == "ignore"
+        if ignored or not (usage.explicit or usage.automatic or usage.bare):
             return "not_usage"
         return fault(usage) or read_quantities(usage) or self._rate(usage)
 
@@ -230,7 +232,8 @@ class Oracle:
 
 
 def _event(usage: Usage) -> Event:
-    metadata = {
+    kept = {key: text[:_KEPT_CHARACTERS] for key in usage.settings.keep_attributes if (text := usage.text(key))}
+    metadata = kept | {
         key.removeprefix(names.METADATA): text
         for key, text in usage.attributes.items()
         if key.startswith(names.METADATA)

@@ -90,6 +90,11 @@ class Usage:
         return self.text(*_PROVIDER).lower()
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether its emitter says that it had to estimate."""
+        return self.attributes.get(names.ESTIMATED) == "true"
+
+    @property
     def unmarked(self) -> bool:
         """Whether it says neither that it is an LLM call nor that it is anything else of the kind."""
         return not any(self.attributes.get(name) for name in _INFERENCE)
@@ -363,6 +368,8 @@ def _unknown(usage: Usage) -> str:
     """Why a usage whose emitter did not tell all is not charged."""
     if usage.attributes.get(names.USAGE_UNKNOWN) == "true":
         return "usage_unknown"
+    if usage.is_estimate and usage.settings.estimated == "quarantine":
+        return "estimated"
     if usage.explicit:
         return ""
     row, keys = usage.meaning, usage.meaning.token_attributes

@@ -215,6 +215,8 @@ def _explicit(draw: st.DrawFn) -> dict[str, Any]:
         found[draw(st.sampled_from(sorted(quantities)))] = draw(st.sampled_from(WRONG_NUMBERS))
     elif _one_in(draw, 20):
         found |= draw(st.sampled_from([{names.ACTION: ""}, {names.USER: "x" * 513}, {names.USAGE_UNKNOWN: True}]))
+    if _one_in(draw, 8):
+        found[names.ESTIMATED] = draw(st.sampled_from([True, True, "no"]))
     return found
 
 
@@ -343,6 +345,8 @@ _SETTINGS = st.fixed_dictionaries(
     {
         "charge_genai": st.sampled_from([True, True, False]),
         "default_user": st.sampled_from(["", "", "house"]),
+        "estimated": st.sampled_from(["charge", "quarantine", "ignore"]),
+        "keep_attributes": st.sampled_from([(), (), ("tenant", names.RESPONSE_ID, "nothing.of.it")]),
         "user_attributes": st.sampled_from(
             [(names.CREDITS_USER, names.USER, names.END_USER)] * 3 + [("tenant", names.USER)]
         ),

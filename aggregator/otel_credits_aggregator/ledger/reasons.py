@@ -37,6 +37,8 @@ HINTS: Mapping[str, str] = {
     "Add its scope to credit_conventions with input_includes_cache = false, then: otel-credits quarantine replay",
     "usage_unknown": "Nobody reported how much it was, as when a call fails or a stream is cut off. Decide yourself; "
     "track_stream charges what a cut-off stream is known to have used.",
+    "estimated": "It is marked as an estimate, and OTEL_CREDITS_ESTIMATED is not charge. To charge it all the same, "
+    "give otel-credits quarantine replay its event id, or this --reason; else: otel-credits quarantine discard",
     "unknown_convention": "What the token attributes of this instrumentation mean is not known. Find out, "
     "add its scope to credit_conventions, then: otel-credits quarantine replay",
     "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a stream. If another span tells of "
