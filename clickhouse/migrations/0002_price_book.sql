@@ -20,8 +20,8 @@ ORDER BY (action_type, model, unit, effective_from, created_at);
 -- How an instrumentation reports tokens, found by the name and the version of its scope (and by the provider it calls, where
 -- that matters). Only what is listed is charged automatically; any other emitter of token attributes is quarantined as
 -- unknown_convention, until a row says what its attributes mean. Columns that a row leaves out have the names of OpenTelemetry's
--- conventions. Of several rows that match, the one with the latest version_from counts, then one that names the provider, then
--- the one that was added last.
+-- conventions. Rows are added, never changed: of the rows of one scope, version_from and provider the newest counts. Of several
+-- that match then, the one with the latest version_from counts, then one that names the provider.
 CREATE TABLE IF NOT EXISTS credit_conventions
 (
     scope_name String,
@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS credit_conventions
     stream_flaw LowCardinality(String) DEFAULT '' COMMENT 'what of a stream is not to be trusted: output; cache_zero (cached counts of 0); cache_absent (a missing cache-read count)',
     preference UInt8 DEFAULT 9 COMMENT 'of copies of a call in one insert the lowest is charged',
     source String COMMENT 'where this was measured or is documented',
+    enabled Bool DEFAULT true COMMENT 'false: from this row on, there is none for its scope, version_from and provider',
     created_at DateTime64(6, 'UTC') DEFAULT now64(6),
     CONSTRAINT stream_flaw_is_known CHECK stream_flaw IN ('', 'output', 'cache_zero', 'cache_absent')
 )

@@ -34,7 +34,7 @@ WITH
                             input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
                             request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, stream_attribute,
                             stream_order, toString(stream_flaw), preference),
-                        (arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+')), r.provider != '', created_at)) AS rule
+                        (arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+')), r.provider != '')) AS rule
                 FROM
                 (
                     SELECT DISTINCT
@@ -45,8 +45,9 @@ WITH
                         arrayMap(part -> toUInt32OrZero(part), extractAll(scope_version, '[0-9]+')) AS version
                     FROM mixed_candidates
                 ) AS seen
-                INNER JOIN credit_conventions AS r ON r.scope_name = seen.scope_name
-                WHERE r.provider IN ('', seen.provider)
+                INNER JOIN (SELECT * FROM credit_conventions ORDER BY created_at DESC LIMIT 1 BY scope_name, version_from, provider) AS r
+                    ON r.scope_name = seen.scope_name
+                WHERE r.enabled AND r.provider IN ('', seen.provider)
                     AND version >= arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+'))
                     AND (version_until = '' OR version < arrayMap(part -> toUInt32OrZero(part), extractAll(version_until, '[0-9]+')))
                 GROUP BY key
@@ -144,7 +145,7 @@ FROM
             if(charge_genai AND NOT explicit AND NOT automatic AND NOT ruled AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent',
                     'invoke_workflow', 'execute_tool', 'execute_task', 'retrieval', 'rerank', 'plan')),
                 arrayExists((key, value) -> match(value, '^[0-9]+$')
-                    AND match(key, '(?i)(^gen_ai[.]usage|^llm[.](usage|token_count)|input|output|prompt|completion|total).*tokens?|^llm[.]token_count|tokens?[._](input|output|prompt|completion|total)'),
+                    AND match(key, '(?i)(usage|^llm[.]token_count|input|output|prompt|completion|total).*tokens?|^llm[.]token_count|tokens?[._](input|output|prompt|completion|total|(in|out|used|usage|count)([._]|$))'),
                     mapKeys(attributes), mapValues(attributes)),
                 false) AS bare,
             arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,

@@ -12,6 +12,8 @@ SELECT
     argMax(q.signal, q.received_at) AS signal,
     argMax(q.name, q.received_at) AS name,
     argMax(q.service_name, q.received_at) AS service_name,
+    argMax(q.scope_name, q.received_at) AS scope_name,
+    argMax(q.scope_version, q.received_at) AS scope_version,
     lower(hex(argMax(q.trace_id, q.received_at))) AS trace_id,
     lower(hex(argMax(q.span_id, q.received_at))) AS span_id,
     argMax(q.attributes, q.received_at) AS attributes,

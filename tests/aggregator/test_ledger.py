@@ -9,10 +9,12 @@ from decimal import Decimal
 import pytest
 from otel_credits_aggregator.ledger import (
     ConflictError,
+    ConventionKey,
     InvalidQueryError,
     InvalidRequestError,
     Ledger,
     LocalLedger,
+    NewConvention,
     NewGrant,
     NewPrice,
     NewRule,
@@ -268,6 +270,30 @@ def test_a_rule_is_what_was_set(ledger: Ledger) -> None:
     assert [rule for rule in ledger.rules() if rule.rule_id == "a/b ü?"] == [replaced]
     with pytest.raises(NotFoundError):
         ledger.switch_rule("unheard of", True)
+
+
+def test_a_convention_is_what_was_set(ledger: Ledger) -> None:
+    """A convention is read back as it was set, with any text in it; the same key again replaces it, removing ends it."""
+    odd = {"source": "it's\t🦊\\", "stream_order": ("a'b\\", "ß,["), "model_attribute": "m'", "stream_flaw": "output"}
+    new = NewConvention(
+        scope_name="github.com/a'b ü?", version_from="1.2", provider="ACME", input_includes_cache=False, **odd
+    )
+    set_first = ledger.set_convention(new)
+    assert set_first.model_dump(exclude={"created_at"}) == new.model_dump()
+    assert set_first.provider == "acme"
+    for_all = ledger.set_convention(NewConvention(scope_name=new.scope_name, input_includes_cache=True))
+    second = ledger.set_convention(
+        new.model_copy(update={"version_until": "2", "preference": 0, "cache_unknown_from": 2**62})
+    )
+    assert (second.version_until, second.preference, second.cache_unknown_from) == ("2", 0, 2**62)
+    mine = [row for row in ledger.conventions() if row.scope_name == new.scope_name]
+    assert mine == [for_all, second]
+    key = ConventionKey(scope_name=new.scope_name, version_from="1.2", provider="Acme")
+    assert ledger.remove_convention(key) == second
+    assert [row for row in ledger.conventions() if row.scope_name == new.scope_name] == [for_all]
+    with pytest.raises(NotFoundError):
+        ledger.remove_convention(key)
+    assert ledger.set_convention(new).version_until == ""
 
 
 def test_a_rule_is_tried_out_before_it_is_on(ledger: Ledger, store: Client) -> None:

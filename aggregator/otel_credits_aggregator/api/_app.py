@@ -7,7 +7,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from otel_credits_aggregator.access import Gate
-from otel_credits_aggregator.api import _operations, _prices, _quarantine, _records, _rules, _sql, _users
+from otel_credits_aggregator.api import (
+    _conventions,
+    _operations,
+    _prices,
+    _quarantine,
+    _records,
+    _rules,
+    _sql,
+    _users,
+)
 from otel_credits_aggregator.api._access import TAKES_TOKEN, AccessMiddleware
 from otel_credits_aggregator.api._errors import add_error_handlers
 from otel_credits_aggregator.api._parameters import KNOWN_ONLY
@@ -49,6 +58,6 @@ def create_app(
     app.add_middleware(AccessMiddleware, gate=gate or Gate(settings.tokens_path, required=bool(settings.tokens_file)))
     add_error_handlers(app)
     app.include_router(_operations.router)
-    for part in (_users, _records, _prices, _rules, _quarantine, _sql):
+    for part in (_users, _records, _prices, _rules, _conventions, _quarantine, _sql):
         app.include_router(part.router, prefix="/api/v1", dependencies=[TAKES_TOKEN, KNOWN_ONLY])
     return app

@@ -2,7 +2,17 @@
 
 import typer
 
-from otel_credits_aggregator.cli import _backup, _prices, _quarantine, _reading, _rules, _serving, _tokens, _users
+from otel_credits_aggregator.cli import (
+    _backup,
+    _conventions,
+    _prices,
+    _quarantine,
+    _reading,
+    _rules,
+    _serving,
+    _tokens,
+    _users,
+)
 from otel_credits_aggregator.cli._errors import CommandGroup
 
 __all__ = ["app"]
@@ -15,5 +25,5 @@ app = typer.Typer(
     help="Credits from OpenTelemetry: run the aggregator, and read and write its ledger.",
     epilog="Settings are environment variables, OTEL_CREDITS_*. While a server runs, the commands ask it.",
 )
-for part in (_serving, _reading, _users, _prices, _rules, _quarantine, _backup, _tokens):
+for part in (_serving, _reading, _users, _prices, _rules, _conventions, _quarantine, _backup, _tokens):
     part.add_to(app)

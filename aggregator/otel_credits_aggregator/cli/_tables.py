@@ -4,6 +4,7 @@ from otel_credits_aggregator.cli._output import Column
 
 __all__ = [
     "BALANCE",
+    "CONVENTION",
     "CORRECTION",
     "DIFFERENCE",
     "EVENT",
@@ -70,6 +71,16 @@ RULE = (
     Column("quantities", "quantities"),
     Column("charge_failed", "charge failed"),
     Column("note", "note"),
+)
+CONVENTION = (
+    Column("scope_name", "scope"),
+    Column("version_from", "from version"),
+    Column("version_until", "until"),
+    Column("provider", "provider"),
+    Column("input_attribute", "input"),
+    Column("output_attribute", "output"),
+    Column("input_includes_cache", "includes cache"),
+    Column("source", "source"),
 )
 RULE_CHARGE = (
     Column("outcome", "outcome"),

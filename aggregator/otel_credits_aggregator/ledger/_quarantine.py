@@ -21,7 +21,7 @@ from otel_credits_aggregator.ledger.models import (
     RawRequest,
     TakenIn,
 )
-from otel_credits_aggregator.ledger.reasons import hint
+from otel_credits_aggregator.ledger.reasons import UNKNOWN_CONVENTION, hint
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import Refusal
 from otel_credits_aggregator.replay import ASSIGN, DISCARD, Selection, Treatment
@@ -44,7 +44,7 @@ class Quarantine:
     def usages(self, which: QuarantineFilter, limit: int) -> list[QuarantinedUsage]:
         """See `Ledger.quarantine`."""
         found = self._store.read(QuarantinedUsage, "quarantine", limit=limit, **_parameters(which))
-        return [row.model_copy(update={"detail": row.detail or hint(row.reason)}) for row in found]
+        return [row.model_copy(update={"detail": _detail(row)}) for row in found]
 
     def summary(self) -> list[QuarantineReason]:
         """See `Ledger.quarantine_summary`."""
@@ -56,7 +56,7 @@ class Quarantine:
         found = self._store.read(QuarantinedCopy, "quarantine_copies", event_id=str(event_id), limit=_COPIES_MAX)
         if not found:
             raise NotFoundError(f"nothing with the event id {event_id} is in the quarantine")
-        return [row.model_copy(update={"detail": row.detail or hint(row.reason)}) for row in found]
+        return [row.model_copy(update={"detail": _detail(row)}) for row in found]
 
     def requests(self, which: QuarantineFilter, limit: int) -> list[QuarantinedRequest]:
         """See `Ledger.quarantined_requests`."""
@@ -104,6 +104,13 @@ class Quarantine:
         except Refusal as error:
             raise (InvalidRequestError if error.retry_delay_s is None else BusyError)(str(error)) from error
         return TakenIn(items=items)
+
+
+def _detail(row: QuarantinedUsage | QuarantinedCopy) -> str:
+    """What to do about a usage; of an emitter that is not known, which one it is."""
+    if row.reason != UNKNOWN_CONVENTION:
+        return row.detail or hint(row.reason)
+    return f"{hint(row.reason)} Its scope is {row.scope_name} {row.scope_version}".rstrip()
 
 
 def _decision(decided_by: str, comment: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
+from otel_credits_aggregator.ledger.conventions import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.models import (
     Assignment,
     Backup,
@@ -106,6 +107,15 @@ class Ledger(Protocol):
 
         Raises NotFoundError, and InvalidRequestError if the bytes are no such request.
         """
+
+    def conventions(self) -> Sequence[Convention]:
+        """How each known instrumentation reports tokens, by the name of its scope."""
+
+    def set_convention(self, new: NewConvention) -> Convention:
+        """Teach an emitter, or replace what is known of it; it counts for what is inserted or replayed from now on."""
+
+    def remove_convention(self, key: ConventionKey) -> Convention:
+        """Forget what is known of an emitter, which is returned; what was charged stays charged. Raises NotFoundError."""
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT

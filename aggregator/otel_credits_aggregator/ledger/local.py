@@ -23,6 +23,14 @@ from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
 from otel_credits_aggregator.ledger._voids import Voids
+from otel_credits_aggregator.ledger.conventions import (
+    Convention,
+    ConventionKey,
+    NewConvention,
+    conventions,
+    remove_convention,
+    set_convention,
+)
 from otel_credits_aggregator.ledger.errors import (
     InvalidQueryError,
     NotFoundError,
@@ -197,6 +205,15 @@ class LocalLedger:
         if found is None:
             raise NotFoundError(f"no rule {rule_id!r}: see `otel-credits rules list`")
         return found
+
+    def conventions(self) -> Sequence[Convention]:
+        return conventions(self._store)
+
+    def set_convention(self, new: NewConvention) -> Convention:
+        return set_convention(self._store, new)
+
+    def remove_convention(self, key: ConventionKey) -> Convention:
+        return remove_convention(self._store, key)
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT

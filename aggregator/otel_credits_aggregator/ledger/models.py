@@ -307,6 +307,8 @@ class QuarantinedUsage(_Row):
     signal: str
     name: str
     service_name: str
+    scope_name: str
+    scope_version: str
     trace_id: str
     span_id: str
     attributes: dict[str, str]

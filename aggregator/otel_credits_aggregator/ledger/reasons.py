@@ -6,7 +6,9 @@ each means at more length is in docs/semantic-conventions.md.
 
 from collections.abc import Mapping
 
-__all__ = ["HINTS", "hint"]
+__all__ = ["HINTS", "UNKNOWN_CONVENTION", "hint"]
+
+UNKNOWN_CONVENTION = "unknown_convention"
 
 _RESEND = "To charge this one, send it again, corrected, as a new span."
 
@@ -34,13 +36,13 @@ HINTS: Mapping[str, str] = {
     "number_out_of_range": f"An amount, a quantity or a token count is too large: is its unit the right one? {_RESEND}",
     "number_not_exact": f"It has more than 12 decimals or 40 characters: round it in the app. {_RESEND}",
     "tokens_inconsistent": "More tokens are cached than there are input tokens: its emitter counts them apart. "
-    "Add its scope to credit_conventions with input_includes_cache = false, then: otel-credits quarantine replay",
+    "If so, otel-credits conventions set with --input-excludes-cache, then: otel-credits quarantine replay",
     "usage_unknown": "Nobody reported how much it was, as when a call fails or a stream is cut off. Decide yourself; "
     "track_stream charges what a cut-off stream is known to have used.",
     "estimated": "It is marked as an estimate, and OTEL_CREDITS_ESTIMATED is not charge. To charge it all the same, "
     "give otel-credits quarantine replay its event id, or this --reason; else: otel-credits quarantine discard",
-    "unknown_convention": "What the token attributes of this instrumentation mean is not known. Find out, "
-    "add its scope to credit_conventions, then: otel-credits quarantine replay",
+    UNKNOWN_CONVENTION: "What the token attributes of this instrumentation mean is not known. Find out, "
+    "teach it with otel-credits conventions set (docs/emitters.md), then: otel-credits quarantine replay",
     "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a stream. If another span tells of "
     "the same call, that one was charged; else look at the provider's own account.",
     "cache_unknown": "This instrumentation does not report cached tokens, and a prompt of this length may have had some: "

@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel
 
+from otel_credits_aggregator.ledger.conventions import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.errors import (
     BusyError,
     ConflictError,
@@ -148,6 +149,17 @@ class RemoteLedger:
     def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
         path, body = f"/rules/{_segment(rule_id)}/test", {"request": base64.b64encode(request).decode()}
         return [RuleCharge.model_validate(row) for row in self._answer("POST", path, body).json()]
+
+    def conventions(self) -> Sequence[Convention]:
+        return self._list(Convention, "/conventions")
+
+    def set_convention(self, new: NewConvention) -> Convention:
+        return Convention.model_validate_json(self._call("POST", "/conventions", new))
+
+    def remove_convention(self, key: ConventionKey) -> Convention:
+        path = f"/conventions/{_segment(key.scope_name)}"
+        params = _given(version_from=key.version_from or None, provider=key.provider or None)
+        return Convention.model_validate_json(self._answer("DELETE", path, params=params).content)
 
     def quarantine(
         self, which: QuarantineFilter = EVERYTHING, limit: int = LIMIT_DEFAULT

@@ -1,0 +1,137 @@
+"""`conventions list`, `conventions set`, `conventions remove`."""
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from otel_credits_aggregator.cli import _tables
+from otel_credits_aggregator.cli._arguments import AsJson, checked
+from otel_credits_aggregator.cli._ledger import open_ledger
+from otel_credits_aggregator.cli._output import print_rows
+from otel_credits_aggregator.ledger import ConventionKey, NewConvention
+
+__all__ = ["add_to"]
+
+_NAMES = "ATTRIBUTE"
+Scope = Annotated[
+    str, typer.Argument(metavar="SCOPE", help="The instrumentation's scope, as `quarantine list` names it.")
+]
+VersionFrom = Annotated[
+    str, typer.Option("--version-from", metavar="VERSION", help="First version of it that does so. Default: any.")
+]
+Provider = Annotated[
+    str, typer.Option(metavar="NAME", help="Only calls of this provider (gen_ai.provider.name). Default: any.")
+]
+Attribute = str | None
+
+
+def list_conventions(
+    scope: Annotated[str | None, typer.Option(help="Only this scope.")] = None, as_json: AsJson = False
+) -> None:
+    """List what the token attributes of each known LLM instrumentation mean."""
+    with closing(open_ledger()) as ledger:
+        rows = [row for row in ledger.conventions() if scope in (None, row.scope_name)]
+    print_rows(rows, _tables.CONVENTION, as_json=as_json, none="no such convention")
+
+
+def set_convention(
+    scope: Scope,
+    input_includes_cache: Annotated[
+        bool,
+        typer.Option(
+            "--input-includes-cache/--input-excludes-cache",
+            help="Whether the input attribute counts cached tokens, too. With some emitters it does, with others not.",
+        ),
+    ],
+    version_from: VersionFrom = "",
+    version_until: Annotated[str, typer.Option(metavar="VERSION", help="First version that does otherwise.")] = "",
+    provider: Provider = "",
+    input: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Input tokens.")] = None,
+    output: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output tokens, reasoning included.")] = None,
+    cache_read: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Input tokens read from the cache.")] = None,
+    cache_write: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Input tokens written to the cache.")] = None,
+    cache_write_1h: Annotated[
+        Attribute, typer.Option("--cache-write-1h", metavar=_NAMES, help="Those of them that live an hour.")
+    ] = None,
+    reasoning: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output tokens that were reasoning.")] = None,
+    input_audio: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Uncached input that was audio.")] = None,
+    output_audio: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output that was audio.")] = None,
+    model: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The model that answered.")] = None,
+    request_model: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The model that was asked for.")] = None,
+    response_id: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The provider's id of the answer.")] = None,
+    finish: Annotated[
+        Attribute, typer.Option(metavar=_NAMES, help="What only a call that was answered to its end has.")
+    ] = None,
+    service_tier: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The service tier of the answer.")] = None,
+    stream: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Is true if the call was a stream.")] = None,
+    stream_order: Annotated[
+        list[str] | None,
+        typer.Option(metavar=_NAMES, help="Two attributes in this order unless the call was a stream. Give it twice."),
+    ] = None,
+    stream_flaw: Annotated[
+        str, typer.Option(metavar="FLAW", help="What of a stream is wrong: output, cache_zero or cache_absent.")
+    ] = "",
+    cache_unknown_from: Annotated[
+        int,
+        typer.Option(metavar="TOKENS", help="From so many input tokens on, no count of cached ones means not known."),
+    ] = 0,
+    preference: Annotated[int, typer.Option(help="Of copies of a call in one insert the lowest is charged.")] = 9,
+    source: Annotated[str, typer.Option(metavar="TEXT", help="Where this was measured or is documented.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Teach an emitter of LLM spans. Attributes that are left out have the names of OpenTelemetry's conventions.
+
+    It counts from now on; `quarantine replay --reason unknown_convention` charges what waits.
+    """
+    new = checked(
+        NewConvention,
+        scope_name=scope,
+        version_from=version_from,
+        version_until=version_until,
+        provider=provider,
+        input_attribute=input,
+        output_attribute=output,
+        cache_read_attribute=cache_read,
+        cache_write_attribute=cache_write,
+        cache_write_1h_attribute=cache_write_1h,
+        reasoning_attribute=reasoning,
+        input_audio_attribute=input_audio,
+        output_audio_attribute=output_audio,
+        input_includes_cache=input_includes_cache,
+        cache_unknown_from=cache_unknown_from,
+        model_attribute=model,
+        request_model_attribute=request_model,
+        response_id_attribute=response_id,
+        finish_attribute=finish,
+        service_tier_attribute=service_tier,
+        stream_attribute=stream,
+        stream_order=tuple(stream_order) if stream_order else None,
+        stream_flaw=stream_flaw,
+        preference=preference,
+        source=source,
+    )
+    with closing(open_ledger()) as ledger:
+        print_rows([ledger.set_convention(new)], _tables.CONVENTION, as_json=as_json, none="")
+
+
+def remove_convention(
+    scope: Scope, version_from: VersionFrom = "", provider: Provider = "", as_json: AsJson = False
+) -> None:
+    """Forget what is known of an emitter: its spans wait from now on. What was charged stays charged."""
+    key = checked(ConventionKey, scope_name=scope, version_from=version_from, provider=provider)
+    with closing(open_ledger()) as ledger:
+        print_rows([ledger.remove_convention(key)], _tables.CONVENTION, as_json=as_json, none="")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands."""
+    group = typer.Typer(no_args_is_help=True, help="What the token attributes of LLM instrumentations mean.")
+    group.command("list", epilog="Example: otel-credits conventions list --scope acme.llm")(list_conventions)
+    group.command(
+        "set",
+        epilog="Example: otel-credits conventions set acme.llm --input acme.tokens.in --output acme.tokens.out "
+        "--input-includes-cache",
+    )(set_convention)
+    group.command("remove", epilog="Example: otel-credits conventions remove acme.llm")(remove_convention)
+    app.add_typer(group, name="conventions")

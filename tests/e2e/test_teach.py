@@ -1,0 +1,100 @@
+"""docs/emitters.md, "Teach another emitter", command by command, on a running aggregator with an embedded store."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from otel_credits_aggregator.access import Role, add_token
+from support.accounting import Accounting, assert_exact, settle
+from support.otlp_build import USER, resource_spans, span, traces
+from support.otlp_clients import post
+from support.processes import AggregatorProcess, clean_environment
+
+PAGE = (Path(__file__).parents[2] / "docs" / "emitters.md").read_text("utf-8").split("## Teach another emitter")[1]
+LIST, TEACH, REPLAY, REMOVE = (
+    shlex.split(line)[1:] for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+)
+# Claude Sonnet's list prices: 137 input tokens, 2,048 read from the cache, 61 output tokens.
+CALL = {"acme.tokens.in": 2185, "acme.tokens.cached": 2048, "acme.tokens.out": 61, "acme.model": "claude-sonnet-4-5"}
+PRICE = 137 * Decimal("0.000003") + 2048 * Decimal("0.0000003") + 61 * Decimal("0.000015")
+
+
+@pytest.fixture
+def aggregator(tmp_path: Path) -> Iterator[AggregatorProcess]:
+    """A running aggregator that charges LLM calls."""
+    with AggregatorProcess(tmp_path, {"OTEL_CREDITS_CHARGE_GENAI": "on"}) as started:
+        yield started
+
+
+def run(aggregator: AggregatorProcess, *arguments: str) -> str:
+    """`otel-credits ...`, which asks the aggregator; returns what it printed."""
+    environment = clean_environment() | {"OTEL_CREDITS_URL": aggregator.url}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+    command = [sys.executable, "-m", "otel_credits_aggregator", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def llm_span(response_id: str) -> Span:
+    """A call as an unknown emitter tells it: by no convention, with what was said beside."""
+    return span({USER: "ada", **CALL, "acme.response_id": response_id, "acme.prompt": "what people said"})
+
+
+def send(aggregator: AggregatorProcess, *spans: Any) -> None:
+    request = traces()
+    request.resource_spans.append(resource_spans(spans, scope="acme.llm", version="2.1.0"))
+    assert post(aggregator.http_endpoint, request.SerializeToString()).is_success
+
+
+def test_an_unknown_emitter_is_taught_with_one_command(aggregator: AggregatorProcess) -> None:
+    """Its calls wait and name their scope; one command and a replay charge each once; later calls are charged at once."""
+    first = llm_span("answer-1")
+    send(aggregator, first, first, llm_span("answer-2"))
+    assert settle(aggregator) == Accounting(received=3, quarantined=3)
+    waiting = json.loads(run(aggregator, *LIST, "--json"))
+    assert {(row["scope_name"], row["scope_version"]) for row in waiting} == {("acme.llm", "2.1.0")}
+    assert "Its scope is acme.llm 2.1.0" in run(aggregator, *LIST)
+    assert "what people said" not in json.dumps(waiting)
+
+    assert "acme.llm" in run(aggregator, *TEACH)
+    for _ in range(2):
+        run(aggregator, *REPLAY)
+    assert settle(aggregator) == Accounting(received=3, charged=2, duplicate=1)
+    assert_exact(aggregator, {"ada": 2 * PRICE})
+    (event, _) = aggregator.request("GET", "/api/v1/events")
+    assert (event["action_type"], event["input_tokens"], event["output_tokens"]) == ("ai_call", 2185, 61)
+
+    send(aggregator, first, llm_span("answer-3"))
+    assert settle(aggregator) == Accounting(received=5, charged=3, duplicate=2)
+    assert_exact(aggregator, {"ada": 3 * PRICE})
+
+    run(aggregator, *REMOVE)
+    send(aggregator, llm_span("answer-4"))
+    assert settle(aggregator) == Accounting(received=6, charged=3, duplicate=2, quarantined=1)
+    assert_exact(aggregator, {"ada": 3 * PRICE})
+
+
+def test_only_an_admin_teaches(tmp_path: Path) -> None:
+    """With tokens, a reader may look at the conventions and change none."""
+    _, admin = add_token(tmp_path / "tokens.json", "ops", Role.ADMIN)
+    _, reader = add_token(tmp_path / "tokens.json", "eyes", Role.READ)
+    with AggregatorProcess(tmp_path, token=admin) as aggregator:
+        asks = httpx.Client(base_url=f"{aggregator.url}/api/v1", headers={"authorization": f"Bearer {reader}"})
+        new = {"scope_name": "acme.llm", "input_includes_cache": True}
+        assert asks.get("/conventions").status_code == 200
+        assert asks.post("/conventions", json=new).status_code == 403
+        assert asks.delete("/conventions/com.anthropic.sdk.python").status_code == 403
+        assert aggregator.request("POST", "/api/v1/conventions", json=new)["scope_name"] == "acme.llm"
