@@ -72,6 +72,7 @@ class NewConvention(ConventionKey):
     input_includes_cache: StrictBool = Field(description="Whether the input attribute counts cached tokens, too.")
     cache_unknown_from: int = Field(
         0,
+        strict=True,
         ge=0,
         lt=_NUMBERS_MAX,
         description="From so many input tokens on, no cache-read attribute means not known; 0: it means none.",
@@ -88,7 +89,9 @@ class NewConvention(ConventionKey):
     stream_flaw: Literal["", "output", "cache_zero", "cache_absent"] = Field(
         "", description="What of a stream is not to be trusted: such usage waits as emitter_unreliable."
     )
-    preference: int = Field(9, ge=0, le=255, description="Of copies of a call in one insert the lowest is charged.")
+    preference: int = Field(
+        9, strict=True, ge=0, le=255, description="Of copies of a call in one insert the lowest is charged."
+    )
     source: Text = Field("", description="Where this was measured or is documented.")
 
     @model_validator(mode="after")
