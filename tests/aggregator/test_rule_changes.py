@@ -1,0 +1,90 @@
+"""A billing rule that is changed while the server runs: the next span goes by it, and what was charged keeps its charge."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from support.accounting import Accounting, assert_exact, settle
+from support.otlp_build import SOME_TIME_NS, USER, span, traces
+from support.otlp_clients import post
+from support.processes import AggregatorProcess, clean_environment
+
+SERVER = 2
+RULE = ("rules", "set", "films", "--kind", "server", "--attribute", "http.route=/films")
+
+
+@pytest.fixture
+def aggregator(tmp_path: Path) -> Iterator[AggregatorProcess]:
+    """A running aggregator with an embedded store."""
+    with AggregatorProcess(tmp_path) as started:
+        yield started
+
+
+def run(aggregator: AggregatorProcess, *arguments: str) -> None:
+    """`otel-credits ...`, which asks the aggregator."""
+    environment = clean_environment() | {"OTEL_CREDITS_URL": aggregator.url}
+    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+    command = [sys.executable, "-m", "otel_credits_aggregator", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def set_price(aggregator: AggregatorProcess, action: str, credits: str) -> None:
+    aggregator.request("POST", "/api/v1/prices", json={"action_type": action, "credits_per_unit": credits})
+
+
+def send(aggregator: AggregatorProcess, *spans: Span) -> None:
+    assert post(aggregator.http_endpoint, traces(*spans).SerializeToString()).is_success
+
+
+def film(end_ns: int = SOME_TIME_NS) -> Span:
+    """A request of the route."""
+    return span({USER: "ada", "http.route": "/films"}, kind=SERVER, end_ns=end_ns)
+
+
+def charged(aggregator: AggregatorProcess) -> dict[str, tuple[str, Decimal]]:
+    """Action and charge of each event, by its span."""
+    settle(aggregator)
+    events = aggregator.request("GET", "/api/v1/events")
+    return {event["span_id"]: (event["action_type"], Decimal(event["credits_charged"])) for event in events}
+
+
+def test_the_next_span_goes_by_the_changed_rule(aggregator: AggregatorProcess) -> None:
+    """A span that is sent once the change was answered (so within any number of seconds) is priced by the new row: by a rule
+    that is set, replaced, switched off and on again, by command and API, and by a new price. Earlier charges stay, also
+    when their span is sent again."""
+    first, second, unpaid, third = (film() for _ in range(4))
+    set_price(aggregator, "view", "0.5")
+    set_price(aggregator, "search", "2")
+    run(aggregator, *RULE, "--action", "view", "--on")
+    send(aggregator, first)
+    expected = {first.span_id.hex(): ("view", Decimal("0.5"))}
+    assert charged(aggregator) == expected
+
+    run(aggregator, *RULE, "--action", "search", "--on")
+    send(aggregator, second, first)
+    expected[second.span_id.hex()] = ("search", Decimal(2))
+    assert charged(aggregator) == expected
+
+    aggregator.request("PUT", "/api/v1/rules/films/enabled", json={"enabled": False})
+    send(aggregator, unpaid)
+    run(aggregator, "rules", "on", "films")
+    send(aggregator, third)
+    expected[third.span_id.hex()] = ("search", Decimal(2))
+    assert charged(aggregator) == expected
+
+    set_price(aggregator, "search", "3")
+    fourth = film(end_ns=time.time_ns())
+    send(aggregator, fourth)
+    expected[fourth.span_id.hex()] = ("search", Decimal(3))
+    assert charged(aggregator) == expected
+    assert settle(aggregator) == Accounting(received=6, charged=4, duplicate=1, not_usage=1)
+    assert_exact(aggregator, {"ada": Decimal("7.5")})
