@@ -134,9 +134,10 @@ _TOO_MUCH_CODES = frozenset({159, 241})
 _ATTEMPTS_BEFORE_HALVING = 3
 
 
-def token_settings(token: str) -> dict[str, Any]:
-    """Settings of an insert that must count once however often it is repeated."""
-    return {**ONE_BLOCK, **_EXACTLY_ONCE, "insert_deduplication_token": token}
+def token_settings(token: str, books: str = "") -> dict[str, Any]:
+    """Settings of an insert that must count once however often it is repeated; `books`: what it sees of prices and rules."""
+    as_composed = {"additional_table_filters": books} if books else {}
+    return {**ONE_BLOCK, **_EXACTLY_ONCE, **as_composed, "insert_deduplication_token": token}
 
 
 def insert(client: Client, spool: Spool, batch: Batch) -> None:
@@ -145,10 +146,12 @@ def insert(client: Client, spool: Spool, batch: Batch) -> None:
     Raises:
         ClickHouseError: it may or may not have been applied, wholly or in part: repeat it.
     """
-    insert_requests(client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch))
+    insert_requests(client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch), batch.books)
 
 
-def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[Request]) -> None:
+def insert_requests(
+    client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[Request], books: str = ""
+) -> None:
     """Inserts requests as one batch.
 
     Raises:
@@ -164,7 +167,9 @@ def insert_requests(client: Client, signal: Signal, batch_id: str, fields: bytes
     body = framed(batch_id, fields, requests)
     # They are in the body; the insert takes a while.
     del requests
-    client.raw_insert(table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id), **protobuf})
+    client.raw_insert(
+        table, insert_block=body, fmt="Protobuf", settings={**token_settings(batch_id, books), **protobuf}
+    )
 
 
 def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception, wanted: Sequence[str] = ()) -> None:

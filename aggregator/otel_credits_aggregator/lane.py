@@ -6,13 +6,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TypeVar
 
 import tenacity
 
 from otel_credits_aggregator.batch_insert import insert, is_permanent, is_too_much, quarantine_raw
+from otel_credits_aggregator.books import books_now
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.migrations import MigrationError
 from otel_credits_aggregator.otlp import Signal
@@ -74,13 +75,14 @@ class Lane:
         self._client: Client | None = None
 
     def begin(self, batch: Batch) -> None:
-        """Makes the composition of a batch durable, and then inserts it.
+        """Makes the composition of a batch durable, with how far the books go for it, and then inserts it.
 
         Raises:
             GaveUp: it is in the spool, and may be in the store.
             Stopping: the spool was closed.
         """
         passing("batch_chosen")
+        batch = replace(batch, books=self.attempt(lambda: books_now(self.connected())))
         self._write(lambda: self._spool.compose(batch))
         passing("batch_composed")
         self.finish(batch)
@@ -152,7 +154,7 @@ class Lane:
         requests = self._spool.request_ids(batch)
         middle = len(requests) // 2
         halves = [half for half in (requests[:middle], requests[middle:]) if half and len(requests) > 1]
-        return [Batch(str(uuid.uuid4()), batch.signal, half[0][0], half[-1][0], batch.fields) for half in halves]
+        return [replace(batch, batch_id=str(uuid.uuid4()), first_id=half[0][0], last_id=half[-1][0]) for half in halves]
 
     def _set_aside(self, batch: Batch, error: Exception) -> None:
         if batch.signal is Signal.REPLAY:

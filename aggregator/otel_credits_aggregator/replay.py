@@ -7,7 +7,7 @@ repeated, so that a crash in between neither loses nor doubles a usage, nor the 
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -220,7 +220,8 @@ def halves_of_replay(batch: Batch) -> list[Batch]:
     """Two batches that treat the same rows; none if there is only one row."""
     ids, treatment = _contents(batch)
     middle = len(ids) // 2
-    return [replay_batch(half, treatment) for half in (ids[:middle], ids[middle:])] if middle else []
+    halves = [ids[:middle], ids[middle:]] if middle else []
+    return [replace(replay_batch(half, treatment), books=batch.books) for half in halves]
 
 
 def run_replay(client: Client, batch: Batch) -> None:
@@ -233,7 +234,7 @@ def run_replay(client: Client, batch: Batch) -> None:
     parameters: dict[str, Any] = {"ids": ids, "batch_id": batch.batch_id, **asdict(treatment)}
     parameters["decision"] = {ASSIGN: "assigned", DISCARD: "discarded"}.get(treatment.action, "")
     for copy in _copies(treatment.action):
-        _insert_copy(client, copy, parameters)
+        _insert_copy(client, copy, parameters, batch.books)
         if copy.token in _FAULT_POINTS:
             passing(_FAULT_POINTS[copy.token])
     if treatment.action not in (VOID, DUPLICATE):
@@ -250,12 +251,12 @@ def _copies(action: str) -> list[_Copy]:
     return [_DECIDED, *charge] if action == ASSIGN else charge
 
 
-def _insert_copy(client: Client, copy: _Copy, parameters: dict[str, Any]) -> None:
+def _insert_copy(client: Client, copy: _Copy, parameters: dict[str, Any], books: str) -> None:
     # Row by row, so that what is inserted is one block, however many the rows were read in.
     found = client.raw_query(copy.select, parameters=parameters, fmt=_FORMAT, settings=ONE_BLOCK)
     # A charge is void once, whichever aggregator is told to take it back.
     token = f"void {parameters['ids'][0]}" if parameters["action"] == VOID else f"{parameters['batch_id']}{copy.token}"
-    client.raw_insert(copy.table, insert_block=found, fmt=_FORMAT, settings=token_settings(token))
+    client.raw_insert(copy.table, insert_block=found, fmt=_FORMAT, settings=token_settings(token, books))
 
 
 def _contents(batch: Batch) -> tuple[list[str], Treatment]:

@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS batches (
     signal TEXT NOT NULL,
     first_id INTEGER NOT NULL,
     last_id INTEGER NOT NULL,
-    fields BLOB NOT NULL
+    fields BLOB NOT NULL,
+    books TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS received (
     signal TEXT PRIMARY KEY,
@@ -94,13 +95,17 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``."""
+    """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``.
+
+    `books` is what each attempt sees of prices and rules (:func:`books.books_now`); empty: all.
+    """
 
     batch_id: str
     signal: Signal
     first_id: int
     last_id: int
     fields: bytes
+    books: str = ""
 
 
 class Spool:
@@ -213,8 +218,8 @@ class Spool:
 
     def batches(self) -> list[Batch]:
         """Batches that were composed and not forgotten, oldest first."""
-        found = self._read("SELECT batch_id, signal, first_id, last_id, fields FROM batches ORDER BY first_id")
-        return [Batch(batch_id, Signal(signal), first, last, fields) for batch_id, signal, first, last, fields in found]
+        found = self._read("SELECT batch_id, signal, first_id, last_id, fields, books FROM batches ORDER BY first_id")
+        return [Batch(batch_id, Signal(signal), *others) for batch_id, signal, *others in found]
 
     def payloads(self, batch: Batch) -> list[Request]:
         """Each request of a batch, in order."""
@@ -410,8 +415,8 @@ def _count(connection: sqlite3.Connection, table: str, signal: Signal, requests:
 
 def _insert_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     connection.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?)",
-        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields),
+        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
+        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields, batch.books),
     )
 
 

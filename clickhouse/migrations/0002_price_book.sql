@@ -1,3 +1,6 @@
+-- What a batch reads of these four tables ends where each of them ended when the batch was composed, so that an insert that is
+-- repeated prices as its first attempt did. That is told by the number of the block that brought a row, which the tables keep.
+
 -- The price book. A price applies from effective_from on, to usage that ends then or later; the most specific row wins
 -- (action and model, action, model, neither), then the latest effective_from, then the latest created_at.
 -- A row without effective_from applies from now on; if it is the first of its action, model and unit, also to usage
@@ -15,7 +18,8 @@ CREATE TABLE IF NOT EXISTS credit_action_costs
     CONSTRAINT names_are_not_empty CHECK action_type != '' AND model != '' AND unit != ''
 )
 ENGINE = MergeTree
-ORDER BY (action_type, model, unit, effective_from, created_at);
+ORDER BY (action_type, model, unit, effective_from, created_at)
+SETTINGS enable_block_number_column = 1;
 
 -- How an instrumentation reports tokens, found by the name and the version of its scope (and by the provider it calls, where
 -- that matters). Only what is listed is charged automatically; any other emitter of token attributes is quarantined as
@@ -53,7 +57,8 @@ CREATE TABLE IF NOT EXISTS credit_conventions
     CONSTRAINT stream_flaw_is_known CHECK stream_flaw IN ('', 'output', 'cache_zero', 'cache_absent')
 )
 ENGINE = MergeTree
-ORDER BY (scope_name, created_at);
+ORDER BY (scope_name, created_at)
+SETTINGS enable_block_number_column = 1;
 
 -- Billing rules: what makes a span usage that does not say so itself. Every condition of a rule must hold; of the rules
 -- that match a span, the first by priority, then by id, decides. Rows are added, never changed: of each rule the newest
@@ -87,7 +92,8 @@ CREATE TABLE IF NOT EXISTS credit_rules
         AND match(source, '^(one|seconds|attribute:.+)$'), mapKeys(quantities), mapValues(quantities))
 )
 ENGINE = MergeTree
-ORDER BY (rule_id, created_at);
+ORDER BY (rule_id, created_at)
+SETTINGS enable_block_number_column = 1;
 
 -- Each row of an enabled rule as the chain asks it, with the time in which it counts: from_us until before until_us, in
 -- microseconds since 1970. A kind or status of 0 is any.
@@ -119,4 +125,5 @@ CREATE TABLE IF NOT EXISTS credit_model_aliases
     created_at DateTime64(6, 'UTC') DEFAULT now64(6)
 )
 ENGINE = MergeTree
-ORDER BY (model, created_at);
+ORDER BY (model, created_at)
+SETTINGS enable_block_number_column = 1;

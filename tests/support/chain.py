@@ -18,6 +18,7 @@ import pytest
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otel_credits_aggregator.batch_insert import insert
+from otel_credits_aggregator.books import books_now
 from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.migrations import clickhouse_folder, migrate
 from otel_credits_aggregator.otlp import Signal, item_count
@@ -68,7 +69,7 @@ class Chain:
         ]
         ids = [future.result() for future in futures]
         fields = settings_fields(self.settings.model_copy(update=settings), self.spool.receiver)
-        batch = Batch(str(uuid.uuid4()), signal, ids[0], ids[-1], fields)
+        batch = Batch(str(uuid.uuid4()), signal, ids[0], ids[-1], fields, books_now(self.client))
         self.spool.compose(batch)
         return batch
 
