@@ -20,6 +20,7 @@ from otel_credits_aggregator.independence import apart, may_be_side_by_side
 from otel_credits_aggregator.lane import GaveUp, Lane, Progress
 from otel_credits_aggregator.migrations import MigrationError, migrate
 from otel_credits_aggregator.outcomes import Stopping
+from otel_credits_aggregator.recent import Recent
 from otel_credits_aggregator.replay import (
     ESTIMATED,
     REPLAY_ROWS_MAX,
@@ -67,6 +68,7 @@ class Inserter:
         self._bytes_max = settings.insert_bytes_max
         self._fields = settings_fields(settings, spool.receiver)
         self._prices = PriceWatch()
+        self._recent = Recent.of(settings)
         self._next_recheck = 0.0
         self._jobs: list[_Job] = []
         self._stopping = False
@@ -97,6 +99,8 @@ class Inserter:
         self._thread.join(timeout_s)
         self._give_up.set()
         self._thread.join(_GIVE_UP_S)
+        if self._recent is not None:
+            self._recent.close()
         return self._spool.is_empty()
 
     def treat(self, selection: Selection, treatment: Treatment) -> "Future[int]":
@@ -291,6 +295,8 @@ class Inserter:
         # Only where others may insert into the same store.
         if not self._stopping and not is_embedded(self._settings.dsn):
             self._take_back_doubles()
+        if self._recent is not None:
+            self._recent.prune()
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
 
     def _void(self, event_id: str, treatment: Treatment) -> bool:
@@ -325,4 +331,4 @@ class Inserter:
         return "charge" if named or self._settings.estimated == "charge" else "quarantine"
 
     def _new_lane(self) -> Lane:
-        return Lane(self._spool, self._settings, self.progress, self._give_up)
+        return Lane(self._spool, self._settings, self.progress, self._give_up, self._recent)

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.migrations import MigrationError
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
+from otel_credits_aggregator.recent import Recent
 from otel_credits_aggregator.replay import halves_of_replay, run_replay
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
@@ -65,9 +67,18 @@ class Lane:
         settings: of the aggregator.
         progress: where it counts.
         give_up: when it is set, whatever failed is not tried again.
+        recent: what keeps requests for tests of rules; None: nothing does.
     """
 
-    def __init__(self, spool: Spool, settings: Settings, progress: Progress, give_up: threading.Event) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        settings: Settings,
+        progress: Progress,
+        give_up: threading.Event,
+        recent: Recent | None = None,
+    ) -> None:
+        self._recent = recent
         self._spool = spool
         self._settings = settings
         self._progress = progress
@@ -97,6 +108,8 @@ class Lane:
             self._isolate(batch, error.cause)
             return
         passing("insert_done")
+        if self._recent is not None and batch.signal is Signal.TRACES:
+            self._recent.add(partial(self._spool.payloads, batch))
         self._write(lambda: self._spool.forget(batch))
         passing("batch_forgotten")
         self._progress.add(batches=1, insert_seconds=time.monotonic() - started)

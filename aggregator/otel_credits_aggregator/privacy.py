@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from otel_credits_aggregator.otlp import Signal, parse
 
-__all__ = ["KEPT", "KEPT_ENDINGS", "KEPT_PREFIXES", "stripped"]
+__all__ = ["KEPT", "KEPT_ENDINGS", "KEPT_PREFIXES", "for_rules", "stripped"]
 
 KEPT_PREFIXES = ("credits.", "user.", "enduser.", "gen_ai.usage.", "llm.token_count.", "llm.usage.", "anthropic.usage.")
 KEPT = frozenset(
@@ -38,6 +38,11 @@ _ENDINGS: Final = tuple(sign + ending for ending in KEPT_ENDINGS for sign in "._
 _ONE_WORD: Final = re.compile(r"[!-~]{1,128}")
 _COUNT: Final = re.compile(r"[0-9]{1,20}")
 _KEPT_OF_RESOURCES = frozenset({"service.name"})
+# Of what a rule may match: how long a text may be, and names of prompts and answers, which are not kept as text.
+_RULE_TEXT_BYTES_MAX: Final = 256
+_SAID: Final = re.compile(
+    r"prompt|completion|message|content|instruction|(^|[._])(input|output|text|body|arguments?|documents?|answer|question)([._]|$)"
+)
 # The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id.
 _ANSWER: Final = "output.value"
 
@@ -68,16 +73,53 @@ def stripped(signal: Signal, payload: bytes, wanted: Sequence[str]) -> bytes:
     return stripped_request
 
 
+def for_rules(payload: bytes) -> bytes:
+    """A trace request with what a billing rule may match or count: no long texts, and none of what is called prompt or answer.
+
+    Numbers and flags stay, whatever they are called. Raises BadRequest if the bytes are no such request.
+    """
+    request: Any = parse(Signal.TRACES, payload)
+    request.DiscardUnknownFields()
+    for resource in request.resource_spans:
+        _keep_matched(resource.resource.attributes)
+        for scope in resource.scope_spans:
+            del scope.scope.attributes[:]
+            for span in scope.spans:
+                _keep_matched(span.attributes)
+                _clear_notes(span)
+    kept: bytes = request.SerializeToString()
+    return kept
+
+
+def _keep_matched(attributes: Any) -> None:
+    wanted = [one for one in attributes if _may_be_matched(one)]
+    del attributes[:]
+    attributes.extend(wanted)
+
+
+def _may_be_matched(one: Any) -> bool:
+    kind = one.value.WhichOneof("value")
+    if kind in ("bool_value", "int_value", "double_value"):
+        return True
+    if kind not in ("string_value", "array_value"):
+        return False
+    return one.value.ByteSize() <= _RULE_TEXT_BYTES_MAX and not _SAID.search(one.key.decode(errors="replace").lower())
+
+
+def _clear_notes(span: Any) -> None:
+    span.ClearField("events")
+    span.ClearField("links")
+    span.ClearField("trace_state")
+    span.status.ClearField("message")
+
+
 def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
     for span in spans:
         for one in span.attributes:
             if one.key == _ANSWER.encode():
                 one.value.string_value = _response_id_alone(one.value.string_value)
         _keep(span.attributes, kept | {_ANSWER}, KEPT_PREFIXES)
-        span.ClearField("events")
-        span.ClearField("links")
-        span.ClearField("trace_state")
-        span.status.ClearField("message")
+        _clear_notes(span)
 
 
 def _response_id_alone(answer: bytes) -> bytes:

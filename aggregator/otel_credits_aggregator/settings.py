@@ -72,6 +72,15 @@ class Settings(BaseSettings):
         "conventions are dropped. Comma-separated, at most 32.",
     )
 
+    keep_requests_h: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        0.0,
+        ge=0,
+        description="How long trace requests are kept for `otel-credits rules test --stored`, in hours, without long texts "
+        "and known prompts; 0: not at all.",
+    )
+    keep_requests_bytes_max: int = Field(
+        1 << 28, ge=1 << 20, description="How much of them is kept, in bytes; the oldest go first."
+    )
     request_bytes_max: int = Field(
         64 << 20, ge=1 << 10, le=1 << 29, description="Largest request, uncompressed, in bytes."
     )

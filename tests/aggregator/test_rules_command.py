@@ -32,6 +32,7 @@ def run(memory_dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cal
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OTEL_CREDITS_URL", raising=False)
     monkeypatch.setenv("OTEL_CREDITS_STORE", memory_dsn)
+    monkeypatch.setenv("OTEL_CREDITS_KEEP_REQUESTS_H", "24")
     monkeypatch.setenv("OTEL_CREDITS_API_PORT", str(free_port()))
     return lambda *arguments: CliRunner().invoke(app, arguments)
 

@@ -14,7 +14,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyVa
 from otel_credits_aggregator.batch_insert import quarantine_raw
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.privacy import KEPT, KEPT_ENDINGS, KEPT_PREFIXES, stripped
+from otel_credits_aggregator.privacy import KEPT, KEPT_ENDINGS, KEPT_PREFIXES, for_rules, stripped
+from support import otlp_build
 from support.chain import Chain
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -131,6 +132,28 @@ def test_nothing_that_was_said_is_in_a_request_that_is_kept_raw(chain: Chain) ->
         chain.spool.forget(batch)
     assert len(chain.reasons()) > 200
     assert found(chain, MARK, *SAID) == []
+
+
+def test_nothing_that_was_said_is_kept_to_test_rules_on() -> None:
+    """Of the recordings, what was said is in no request that is kept for tests of rules, nor is any long text, event or link."""
+    for path in sorted(RECORDINGS.rglob("*.traces.bin")):
+        kept = for_rules(path.read_bytes())
+        assert [word for word in SAID if word.encode() in kept] == [], path.name
+    words = {
+        "note": MARK + "x" * 300,
+        "a.prompt.0": MARK,
+        "gen_ai.input.messages": MARK,
+        "output": [MARK],
+        "map": {"a": MARK},
+    }
+    one = otlp_build.span({"http.route": "/a", "hits": 3, **words})
+    one.events.add(name=MARK)
+    one.links.add(trace_state=MARK)
+    one.status.message = MARK
+    kept = for_rules(otlp_build.traces(one).SerializeToString())
+    assert MARK.encode() not in kept
+    (left,) = _spans(ExportTraceServiceRequest.FromString(kept))
+    assert [attribute.key for attribute in left.attributes] == ["http.route", "hits"]
 
 
 def test_what_is_kept_raw_can_be_charged() -> None:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StrictBool
 
 from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
-from otel_credits_aggregator.ledger import NewRule, Rule, RuleCharge
-from otel_credits_aggregator.ledger.models import Name
+from otel_credits_aggregator.ledger import NewRule, Rule, RuleCharge, StoredTest
+from otel_credits_aggregator.ledger.models import Name, UtcInput
 
 __all__ = ["router"]
 
@@ -58,3 +58,17 @@ def switch_rule(rule_id: RuleId, switch: Switch, ledger: LedgerOfApp) -> Rule:
 def test_rule(rule_id: RuleId, sent: Sent, ledger: LedgerOfApp) -> Sequence[RuleCharge]:
     """Reads and prices the spans as if the rule were on, in a database of its own that is dropped afterwards."""
     return ledger.test_rule(rule_id, sent.request)
+
+
+@router.post(
+    "/rules/{rule_id:path}/test/stored",
+    summary="What a rule would have charged for the spans of the last hours",
+    responses=errors(HTTPStatus.NOT_FOUND),
+)
+def try_rule_on_stored(
+    rule_id: RuleId,
+    ledger: LedgerOfApp,
+    since: Annotated[UtcInput | None, Query(description="Received then or later (ISO 8601).")] = None,
+) -> StoredTest:
+    """Of what is kept (`OTEL_CREDITS_KEEP_REQUESTS_H`); otherwise as above."""
+    return ledger.test_rule_on_stored(rule_id, since)

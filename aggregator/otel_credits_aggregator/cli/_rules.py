@@ -1,7 +1,10 @@
 """`rules list`, `rules set`, `rules on`, `rules off`, `rules test`."""
 
+import re
+import sys
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ from otel_credits_aggregator.cli import _tables
 from otel_credits_aggregator.cli._arguments import AsJson, checked
 from otel_credits_aggregator.cli._ledger import open_ledger
 from otel_credits_aggregator.cli._output import print_rows
-from otel_credits_aggregator.ledger import NewRule
+from otel_credits_aggregator.ledger import Ledger, NewRule, QuarantineFilter, RuleCharge
 from otel_credits_aggregator.otlp import Signal, from_json, parse
 from otel_credits_aggregator.outcomes import BadRequest
 
@@ -97,7 +100,7 @@ def switch_off(rule: RuleId, as_json: AsJson = False) -> None:
 def try_rule(
     rule: RuleId,
     otlp: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             metavar="FILE",
             exists=True,
@@ -105,14 +108,42 @@ def try_rule(
             readable=True,
             help="An OTLP trace request, protobuf or JSON (.json). Repeatable.",
         ),
-    ],
+    ] = None,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="The spans of the last hours (OTEL_CREDITS_KEEP_REQUESTS_H).")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Of these, what was received then or later (ISO 8601, UTC), or so long ago: 30m, 2h."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a rule would charge for spans, whether it is on or off; nothing is charged or kept."""
-    request = b"".join(_request(path) for path in otlp)
+    if bool(otlp) == stored or (since and not stored):
+        raise typer.BadParameter("give either --otlp FILE, or --stored, which takes --since")
+    request = b"".join(_request(path) for path in otlp or ())
+    moment = _moment(since) if since else None
     with closing(open_ledger()) as ledger:
-        rows = ledger.test_rule(rule, request)
+        rows = _tried_on_stored(ledger, rule, moment) if stored else ledger.test_rule(rule, request)
     print_rows(rows, _tables.RULE_CHARGE, as_json=as_json, none="the rule would charge none of these spans")
+
+
+def _tried_on_stored(ledger: Ledger, rule: str, since: datetime | None) -> Sequence[RuleCharge]:
+    """The charges; what they are for is said beside them, where it is in no program's way."""
+    found = ledger.test_rule_on_stored(rule, since)
+    first = f", received from {found.received_from:%Y-%m-%d %H:%M:%S} (UTC) on" if found.received_from else ""
+    print(f"tested on {found.spans} spans of {found.requests} requests that are kept{first}", file=sys.stderr)
+    return found.charges
+
+
+def _moment(text: str) -> datetime | None:
+    """A time, or how long ago it is."""
+    ago = re.fullmatch("([0-9]{1,6})([mh])", text)
+    if ago is None:
+        return checked(QuarantineFilter, since=text).since
+    return datetime.now(UTC) - timedelta(minutes=int(ago[1]) * {"m": 1, "h": 60}[ago[2]])
 
 
 def _switch(rule: str, enabled: bool, as_json: bool) -> None:

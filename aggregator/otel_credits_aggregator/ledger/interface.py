@@ -1,6 +1,7 @@
 """What can be asked of the ledger."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -36,6 +37,7 @@ from otel_credits_aggregator.ledger.models import (
     Rule,
     RuleCharge,
     SeriesFault,
+    StoredTest,
     TakenIn,
     User,
     Void,
@@ -106,6 +108,12 @@ class Ledger(Protocol):
         """What a rule would charge for the spans of an OTLP trace request, were it on; nothing is stored.
 
         Raises NotFoundError, and InvalidRequestError if the bytes are no such request.
+        """
+
+    def test_rule_on_stored(self, rule_id: str, since: datetime | None = None) -> StoredTest:
+        """The same for the spans of the last hours, if the server keeps them; `since` leaves earlier ones out.
+
+        Raises NotFoundError, and InvalidRequestError if none are kept.
         """
 
     def conventions(self) -> Sequence[Convention]:

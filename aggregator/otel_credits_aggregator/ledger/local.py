@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,7 +18,7 @@ from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._pool import ClientPool
 from otel_credits_aggregator.ledger._quarantine import Quarantine
 from otel_credits_aggregator.ledger._read_only_sql import OWN_ROWS_ONLY, checked_query
-from otel_credits_aggregator.ledger._rules import insert_rule, would_charge
+from otel_credits_aggregator.ledger._rules import insert_rule, sent, would_charge, would_have_charged
 from otel_credits_aggregator.ledger._series import series_faults
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
@@ -68,6 +69,7 @@ from otel_credits_aggregator.ledger.models import (
     Rule,
     RuleCharge,
     SeriesFault,
+    StoredTest,
     TakenIn,
     User,
     Void,
@@ -198,7 +200,12 @@ class LocalLedger:
     def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
         self._rule(rule_id)
         with store_errors():
-            return would_charge(self._dsn, rule_id, request, self._settings or Settings())
+            return would_charge(self._dsn, rule_id, [sent(request)], self._settings or Settings())
+
+    def test_rule_on_stored(self, rule_id: str, since: datetime | None = None) -> StoredTest:
+        self._rule(rule_id)
+        with store_errors():
+            return would_have_charged(self._dsn, rule_id, since, self._settings or Settings())
 
     def _rule(self, rule_id: str) -> Rule:
         found = next((rule for rule in self.rules() if rule.rule_id == rule_id), None)

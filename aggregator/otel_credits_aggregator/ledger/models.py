@@ -53,6 +53,7 @@ __all__ = [
     "Rule",
     "RuleCharge",
     "SeriesFault",
+    "StoredTest",
     "TakenIn",
     "Until",
     "User",
@@ -291,6 +292,15 @@ class RuleCharge(_Row):
     usages: int
     units: dict[str, Exact]
     credits: Exact
+
+
+class StoredTest(_Row):
+    """What a rule would have charged for the requests that are kept, and how many these are, from when on."""
+
+    requests: int
+    spans: int
+    received_from: Utc | None
+    charges: tuple[RuleCharge, ...]
 
 
 class QuarantinedUsage(_Row):

@@ -3,6 +3,7 @@
 import base64
 import ssl
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
@@ -55,6 +56,7 @@ from otel_credits_aggregator.ledger.models import (
     Rule,
     RuleCharge,
     SeriesFault,
+    StoredTest,
     TakenIn,
     User,
     Void,
@@ -149,6 +151,11 @@ class RemoteLedger:
     def test_rule(self, rule_id: str, request: bytes) -> Sequence[RuleCharge]:
         path, body = f"/rules/{_segment(rule_id)}/test", {"request": base64.b64encode(request).decode()}
         return [RuleCharge.model_validate(row) for row in self._answer("POST", path, body).json()]
+
+    def test_rule_on_stored(self, rule_id: str, since: datetime | None = None) -> StoredTest:
+        params = _given(since=since.isoformat() if since else None)
+        answer = self._answer("POST", f"/rules/{_segment(rule_id)}/test/stored", params=params)
+        return StoredTest.model_validate_json(answer.content)
 
     def conventions(self) -> Sequence[Convention]:
         return self._list(Convention, "/conventions")
