@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
 # Three files of tests at once, in the order of tests/conftest.py: they wait for each other's processes often enough to keep two
-# cores busy. PARALLEL= runs one after the other. The long ones, which load the machine themselves, always do.
+# cores busy. The long ones load the machine more: two tests at once. PARALLEL= PARALLEL_LONG= runs one after the other.
 PARALLEL ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PARALLEL_LONG ?= --numprocesses 2 --dist load
 STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ test: $(STAMP) system ## Run the test suite (what it skips, and why, is printed 
 	$(BIN)/python -m pytest -m "not long" --durations 40 $(PARALLEL)
 
 test-long: $(STAMP) system ## Run the suites that take minutes
-	$(BIN)/python -m pytest -m long --durations 40 --timeout 2700
+	$(BIN)/python -m pytest -m long --durations 40 --timeout 2700 $(PARALLEL_LONG)
 
 storms: $(STAMP) ## 1,000 kills of the aggregator at every stage (hours); KILLS=200 FIGURES=sum.jsonl: in parts that add up
 	$(STORMS) --only tests/chaos/test_storm.py --kills $(or $(KILLS),1000)

@@ -77,7 +77,7 @@ SELECT
     allowed_services, allowed_actions, {{estimated:String}} AS estimated, service_name, scope_name, scope_version,
     trace_id, span_id, parent_span_id, answer_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
     if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
-    double_keys, defect, rule_id, '' AS rule_action, map() AS rule_quantities
+    double_keys, defect, rule_id
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id) AS q
 """,
 )

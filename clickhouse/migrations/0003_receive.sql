@@ -92,8 +92,7 @@ CREATE TABLE IF NOT EXISTS usage_candidates
     attributes Map(String, String),
     double_keys Array(String) COMMENT 'attributes that were sent as binary floats',
     defect LowCardinality(String) COMMENT 'why it cannot be charged, as far as decoding shows',
-    rule_id String COMMENT 'the billing rule that matches the span',
-    rule_action String COMMENT 'what it makes of the span',
-    rule_quantities Map(String, String) COMMENT 'unit to quantity, by the rule, as text'
+    rule_id String COMMENT 'the billing rule that matched the span, of what is replayed',
+    ask_rules Bool COMMENT 'whether a billing rule may make it a usage: a span that was just received'
 )
 ENGINE = Null;

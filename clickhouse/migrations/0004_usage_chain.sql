@@ -68,48 +68,8 @@ ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS perhaps_copy Bool;
 CREATE TABLE IF NOT EXISTS judged_usages AS rated_usages ENGINE = Null;
 ALTER TABLE judged_usages ADD COLUMN IF NOT EXISTS outcome LowCardinality(String);
 
--- 1. Decode: one row a span that may be usage.
+-- 1. Decode: one row a span that may be usage. While billing rules are in use each span may be; ruled_candidates_mv (0011) asks them.
 CREATE MATERIALIZED VIEW IF NOT EXISTS span_candidates_mv TO usage_candidates AS
-WITH
-    -- The billing rules that were in force when the oldest request of the block was received, or came after it.
-    (
-        SELECT arraySort(rule -> (rule.priority, rule.id), groupArray(rule)) FROM rules_in_force
-        WHERE until_us > (SELECT min(envelope.received_at_us) FROM otlp_traces)
-    ) AS rules,
-    s.attributes.key AS keys,
-    s.attributes.value.value AS kinds,
-    arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
-        kind = 'string_value', str,
-        kind = 'int_value', toString(int),
-        kind = 'double_value', toString(dbl),
-        kind = 'bool_value', if(bln, 'true', 'false'),
-        -- A list of one short string is that string (tag and length twice, then the text). Any other list is no value; of
-        -- the finish reasons it only matters that there are some.
-        kind = 'array_value', multiIf(
-            length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
-            lst != '' AND key = 'gen_ai.response.finish_reasons', 'several',
-            ''),
-        ''),
-        keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
-        s.attributes.value.bool_value, s.attributes.value.array_value) AS texts,
-    -- The number of the first rule that matches the span, 0 for none. A span that says itself what it is, is asked about none. As
-    -- long as there are no rules, the condition is a constant, and nothing after it is computed.
-    if(notEmpty(rules) AND NOT has(keys, 'credits.action_type'),
-        arrayFirstIndex(rule -> rule.from_us <= envelope.received_at_us AND rule.until_us > envelope.received_at_us
-            AND rule.kind IN (0, s.kind) AND rule.status IN (0, s.status.code + 1)
-            AND rule.scope IN ('', ss.scope.name) AND rule.service IN ('', service_name)
-            AND rule.name IN ('', s.name) AND startsWith(s.name, rule.name_prefix)
-            AND arrayAll((key, text) -> has(keys, key) AND texts[indexOf(keys, key)] = text, rule.keys, rule.texts)
-            AND arrayAll((key, prefix) -> has(keys, key) AND startsWith(texts[indexOf(keys, key)], prefix), rule.prefix_keys, rule.prefixes),
-            rules), 0) AS matching,
-    if(matching != 0 AND (s.status.code != 2 OR rules[matching].charge_failed), matching, 0) AS rule_number,
-    rules[rule_number] AS rule,
-    -- What else of the span is wanted with the event (OTEL_CREDITS_KEEP_ATTRIBUTES) becomes metadata, and goes the way of it.
-    arrayFilter(key -> texts[indexOf(keys, key)] != '', envelope.keep_attributes) AS kept,
-    -- Seconds to the nanosecond. A span without a start has none; one that ends before it starts has negative ones.
-    toInt128(s.end_time_unix_nano) - toInt128(s.start_time_unix_nano) AS lasted_ns,
-    if(s.start_time_unix_nano < 946684800000000000, '', concat(if(lasted_ns < 0, '-', ''), toString(intDiv(abs(lasted_ns), 1000000000)), '.',
-        leftPad(toString(abs(lasted_ns) % 1000000000), 9, '0'))) AS seconds
 SELECT
     'span' AS signal,
     toUUIDOrZero(envelope.batch_id) AS batch_id,
@@ -135,49 +95,62 @@ SELECT
     s.start_time_unix_nano AS start_time_unix_nano,
     s.end_time_unix_nano AS end_time_unix_nano,
     '' AS series,
-    -- A usage that its process has numbered keeps the process with it (0005, client_usages_mv).
+    -- What else of the span is wanted with the event (OTEL_CREDITS_KEEP_ATTRIBUTES) becomes metadata, and goes the way of it. A usage
+    -- that its process has numbered keeps the process with it (0005, client_usages_mv).
     mapUpdate(mapUpdate(
         mapFromArrays(arrayMap(key -> concat('credits.metadata.', key), kept), arrayMap(key -> leftUTF8(texts[indexOf(keys, key)], 512), kept)),
         if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map())), mapFromArrays(keys, texts)) AS attributes,
-    arrayConcat(
-        arrayFilter((key, kind) -> kind = 'double_value', keys, kinds),
-        arrayFilter(key -> key != '', arrayMap((unit, source) -> if(startsWith(source, 'attribute:') AND kinds[indexOf(keys, substring(source, 11))] = 'double_value',
-            concat('credits.units.', unit), ''), rule.units, rule.sources))) AS double_keys,
+    arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
     if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect,
-    rule.id AS rule_id,
-    rule.action AS rule_action,
-    mapFromArrays(rule.units, arrayMap(source -> multiIf(
-        source = 'one', '1',
-        source = 'seconds', seconds,
-        texts[indexOf(keys, substring(source, 11))]), rule.sources)) AS rule_quantities
+    true AS ask_rules
 FROM
 (
-    -- The number of the row keeps the two conditions apart: as long as there are no rules, only spans that are candidates without
-    -- one are read further.
-    SELECT *, rowNumberInAllBlocks() AS position
+    -- One query a level: an alias that is used often is planned often, and planning is what a small insert costs.
+    SELECT *, arrayFilter(key -> texts[indexOf(keys, key)] != '', envelope.keep_attributes) AS kept
     FROM
     (
-        SELECT envelope, service_name, instance_id, ss, arrayJoin(ss.spans) AS s
+        SELECT
+            envelope,
+            service_name,
+            instance_id,
+            ss,
+            s,
+            rowNumberInAllBlocks() AS position,
+            s.attributes.key AS keys,
+            s.attributes.value.value AS kinds,
+            arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
+                kind = 'string_value', str,
+                kind = 'int_value', toString(int),
+                kind = 'double_value', toString(dbl),
+                kind = 'bool_value', if(bln, 'true', 'false'),
+                -- A list of one short string is that string (tag and length twice, then the text). Any other list is no value; of
+                -- the finish reasons it only matters that there are some.
+                kind = 'array_value', multiIf(
+                    length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2 AND substring(lst, 3, 1) = '\n', substring(lst, 5),
+                    lst != '' AND key = 'gen_ai.response.finish_reasons', 'several',
+                    ''),
+                ''),
+                keys, kinds, s.attributes.value.string_value, s.attributes.value.int_value, s.attributes.value.double_value,
+                s.attributes.value.bool_value, s.attributes.value.array_value) AS texts
         FROM
         (
-            SELECT
-                envelope,
-                rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
-                rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS instance_id,
-                arrayJoin(rs.scope_spans) AS ss
-            FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
+            SELECT envelope, service_name, instance_id, ss, arrayJoin(ss.spans) AS s
+            FROM
+            (
+                SELECT
+                    envelope,
+                    rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+                    rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS instance_id,
+                    arrayJoin(rs.scope_spans) AS ss
+                FROM (SELECT envelope, arrayJoin(resource_spans) AS rs FROM otlp_traces)
+            )
         )
+        WHERE (SELECT countIf(enabled) FROM credit_rules) > 0
+            OR has(s.attributes.key, 'credits.action_type')
+            OR (envelope.charge_genai AND (hasAny(s.attributes.key, ['gen_ai.operation.name', 'openinference.span.kind', 'llm.request.type'])
+                OR arrayExists(key -> position(key, 'oken') > 0, s.attributes.key)))
     )
-    WHERE notEmpty(rules)
-        OR has(s.attributes.key, 'credits.action_type')
-        OR (envelope.charge_genai AND (hasAny(s.attributes.key, ['gen_ai.operation.name', 'openinference.span.kind', 'llm.request.type'])
-            OR arrayExists(key -> position(key, 'oken') > 0, s.attributes.key)))
-)
-WHERE empty(rules)
-    OR rule_number != 0
-    OR has(keys, 'credits.action_type')
-    OR (envelope.charge_genai AND (hasAny(keys, ['gen_ai.operation.name', 'openinference.span.kind', 'llm.request.type'])
-        OR arrayExists(key -> position(key, 'oken') > 0, keys)));
+);
 
 -- The same for metrics: a data point of a monotonic, delta Sum named credits.usage is usage; its number becomes the
 -- quantity of the unit that its attribute credits.unit names.

@@ -121,29 +121,6 @@ FROM judged_usages
 WHERE signal = 'point' AND start_ns != 0 AND start_ns <= end_ns AND NOT startsWith(candidate.defect, 'metric_')
     AND end_ns BETWEEN 946684800000000000 AND (toUnixTimestamp64Micro(received_at) + 2678400000000) * 1000;
 
--- Spans that the library forwarded without knowing whether they are usage. Those that no rule, or no convention, made a usage are
--- seen by no other view, and would be missing to the process that numbered them.
-CREATE MATERIALIZED VIEW IF NOT EXISTS client_arrivals_mv TO client_usages AS
-SELECT service_name, service_instance_id, 'arrived' AS outcome, groupBitmapState(toUInt64(seq)) AS seqs
-FROM
-(
-    SELECT
-        service_name, service_instance_id,
-        arrayJoin(arrayFilter(seq -> seq > 0, arrayMap(
-            (keys, numbers) -> if(has(keys, 'credits.action_type'), 0, numbers[indexOf(keys, 'credits.seq')]),
-            ss.spans.attributes.key, ss.spans.attributes.value.int_value))) AS seq
-    FROM
-    (
-        SELECT
-            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
-            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS service_instance_id,
-            arrayJoin(rs.scope_spans) AS ss
-        FROM (SELECT arrayJoin(resource_spans) AS rs FROM otlp_traces)
-    )
-    WHERE service_instance_id != '' AND length(service_instance_id) <= 64
-)
-GROUP BY service_name, service_instance_id;
-
 CREATE MATERIALIZED VIEW IF NOT EXISTS client_counters_mv TO client_counters AS
 SELECT
     service_name,
@@ -202,8 +179,38 @@ WHERE user_email != '' AND outcome = 'charged'
         WHERE id IN (SELECT user_id FROM judged_usages WHERE user_email != '') GROUP BY id)
 GROUP BY user_id;
 
+-- Requests with a span that does not say itself that it is usage; nothing below is planned for the others.
+CREATE TABLE IF NOT EXISTS other_traces AS otlp_traces ENGINE = Null;
+CREATE MATERIALIZED VIEW IF NOT EXISTS other_traces_mv TO other_traces AS
+SELECT * FROM otlp_traces
+WHERE arrayExists(scopes -> arrayExists(spans -> arrayExists(keys -> NOT has(keys, 'credits.action_type'), spans), scopes),
+    resource_spans.scope_spans.spans.attributes.key);
+
+-- Spans that the library forwarded without knowing whether they are usage. Those that no rule, or no convention, made a usage are
+-- seen by no other view, and would be missing to the process that numbered them.
+CREATE MATERIALIZED VIEW IF NOT EXISTS client_arrivals_mv TO client_usages AS
+SELECT service_name, service_instance_id, 'arrived' AS outcome, groupBitmapState(toUInt64(seq)) AS seqs
+FROM
+(
+    SELECT
+        service_name, service_instance_id,
+        arrayJoin(arrayFilter(seq -> seq > 0, arrayMap(
+            (keys, numbers) -> if(has(keys, 'credits.action_type'), 0, numbers[indexOf(keys, 'credits.seq')]),
+            ss.spans.attributes.key, ss.spans.attributes.value.int_value))) AS seq
+    FROM
+    (
+        SELECT
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.name')] AS service_name,
+            rs.resource.attributes.value.string_value[indexOf(rs.resource.attributes.key, 'service.instance.id')] AS service_instance_id,
+            arrayJoin(rs.scope_spans) AS ss
+        FROM (SELECT arrayJoin(resource_spans) AS rs FROM other_traces)
+    )
+    WHERE service_instance_id != '' AND length(service_instance_id) <= 64
+)
+GROUP BY service_name, service_instance_id;
+
 -- Spans and data points that no view above looks at. The conditions are the opposite of those in span_candidates_mv and
--- point_candidates_mv.
+-- point_candidates_mv. What a billing rule makes of a span is taken off again (0011, ruled_spans_mv).
 CREATE MATERIALIZED VIEW IF NOT EXISTS other_spans_mv TO ingest_outcomes AS
 SELECT envelope.receiver AS receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, toInt64(sum(others)) AS items
 FROM
@@ -214,20 +221,10 @@ FROM
             OR (envelope.charge_genai AND (has(keys, 'gen_ai.operation.name') OR has(keys, 'openinference.span.kind')
                 OR has(keys, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, keys)))),
             ss.spans.attributes.key) AS others
-    FROM (SELECT envelope, arrayJoin(arrayJoin(resource_spans).scope_spans) AS ss FROM otlp_traces)
+    FROM (SELECT envelope, arrayJoin(arrayJoin(resource_spans).scope_spans) AS ss FROM other_traces)
 )
 GROUP BY receiver
 HAVING items > 0;
-
--- Spans that only a billing rule made candidates: the view above counted them too, so they are taken off. Rules are asked
--- once, in span_candidates_mv, so that no span can be both; a replay brings no rule_action.
-CREATE MATERIALIZED VIEW IF NOT EXISTS ruled_spans_mv TO ingest_outcomes AS
-SELECT receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, -toInt64(count()) AS items
-FROM usage_candidates
-WHERE rule_action != ''
-    AND NOT (charge_genai AND (mapContains(attributes, 'gen_ai.operation.name') OR mapContains(attributes, 'openinference.span.kind')
-        OR mapContains(attributes, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, mapKeys(attributes))))
-GROUP BY receiver;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS other_points_mv TO ingest_outcomes AS
 SELECT envelope.receiver AS receiver, 'point' AS signal, 'not_usage' AS outcome, '' AS reason, toInt64(sum(others)) AS items

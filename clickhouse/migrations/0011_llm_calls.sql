@@ -1,11 +1,16 @@
 -- The long way of a block through the chain (0004): LLM calls of other instrumentations, and spans that a billing rule matches.
 --
---   usage_candidates -> mixed_candidates -> readings      what the attributes mean, by who emitted them
---   rated_usages -> linked_usages -> compared_usages      whether two spans tell of one call
+--   usage_candidates -> mixed_candidates -> ruled_candidates   what billing rules say
+--   ruled_candidates -> readings                               what the attributes mean, by who emitted them
+--   rated_usages -> linked_usages -> compared_usages           whether two spans tell of one call
 --
 -- Nothing of it is planned for a block of usages that say themselves what they are.
 
 CREATE TABLE IF NOT EXISTS mixed_candidates AS usage_candidates ENGINE = Null;
+CREATE TABLE IF NOT EXISTS ruled_candidates AS mixed_candidates ENGINE = Null;
+ALTER TABLE ruled_candidates
+    ADD COLUMN IF NOT EXISTS rule_action String COMMENT 'what the rule makes of the span',
+    ADD COLUMN IF NOT EXISTS rule_quantities Map(String, String) COMMENT 'unit to quantity, by the rule, as text';
 CREATE TABLE IF NOT EXISTS linked_usages AS rated_usages ENGINE = Null;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_candidates_mv TO mixed_candidates AS
@@ -13,6 +18,69 @@ SELECT * FROM usage_candidates
 WHERE (
     SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
     FROM usage_candidates) > 0;
+
+-- Billing rules: the first that matches the span. A span that says itself what it is, is asked about none. Spans that are neither
+-- usage by a rule nor a candidate without one (the condition of span_candidates_mv) end here.
+CREATE MATERIALIZED VIEW IF NOT EXISTS ruled_candidates_mv TO ruled_candidates AS
+WITH
+    -- The rules that were in force when the oldest request of the block was received, or came after it.
+    (
+        SELECT arraySort(rule -> (rule.priority, rule.id), groupArray(rule)) FROM rules_in_force
+        WHERE until_us > (SELECT min(toUnixTimestamp64Micro(received_at)) FROM mixed_candidates)
+    ) AS rules
+SELECT
+    * EXCEPT (received_us, matching, rule_number, rule, seconds)
+        REPLACE (
+            if(rule_number = 0, rule_id, rule.id) AS rule_id,
+            arrayConcat(double_keys, arrayFilter(key -> key != '', arrayMap((unit, source) ->
+                if(startsWith(source, 'attribute:') AND has(double_keys, substring(source, 11)), concat('credits.units.', unit), ''),
+                rule.units, rule.sources))) AS double_keys),
+    rule.action AS rule_action,
+    mapFromArrays(rule.units, arrayMap(source -> multiIf(
+        source = 'one', '1',
+        source = 'seconds', seconds,
+        attributes[substring(source, 11)]), rule.sources)) AS rule_quantities
+FROM
+(
+    SELECT
+        *,
+        if(matching != 0 AND (status_code != 2 OR rules[matching].charge_failed), matching, 0) AS rule_number,
+        rules[rule_number] AS rule,
+        -- Seconds to the nanosecond. A span without a start has none; one that ends before it starts has negative ones.
+        if(start_time_unix_nano < 946684800000000000, '', concat(if(end_time_unix_nano < start_time_unix_nano, '-', ''),
+            toString(intDiv(greatest(start_time_unix_nano, end_time_unix_nano) - least(start_time_unix_nano, end_time_unix_nano), 1000000000)), '.',
+            leftPad(toString((greatest(start_time_unix_nano, end_time_unix_nano) - least(start_time_unix_nano, end_time_unix_nano)) % 1000000000), 9, '0'))) AS seconds
+    FROM
+    (
+        SELECT
+            *,
+            toUnixTimestamp64Micro(received_at) AS received_us,
+            if(ask_rules AND NOT mapContains(attributes, 'credits.action_type'),
+                arrayFirstIndex(rule -> rule.from_us <= received_us AND rule.until_us > received_us
+                    AND rule.kind IN (0, kind) AND rule.status IN (0, status_code + 1)
+                    AND rule.scope IN ('', scope_name) AND rule.service IN ('', service_name)
+                    AND rule.name IN ('', name) AND startsWith(name, rule.name_prefix)
+                    AND arrayAll((key, text) -> mapContains(attributes, key) AND attributes[key] = text, rule.keys, rule.texts)
+                    AND arrayAll((key, prefix) -> mapContains(attributes, key) AND startsWith(attributes[key], prefix), rule.prefix_keys, rule.prefixes),
+                    rules), 0) AS matching
+        FROM mixed_candidates
+    )
+)
+WHERE NOT ask_rules
+    OR rule_number != 0
+    OR mapContains(attributes, 'credits.action_type')
+    OR (charge_genai AND (mapContains(attributes, 'gen_ai.operation.name') OR mapContains(attributes, 'openinference.span.kind')
+        OR mapContains(attributes, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, mapKeys(attributes))));
+
+-- Spans that only a billing rule made candidates: other_spans_mv (0005) counted them too, so they are taken off. Rules are asked
+-- once, so that no span can be both; a replay brings no rule_action.
+CREATE MATERIALIZED VIEW IF NOT EXISTS ruled_spans_mv TO ingest_outcomes AS
+SELECT receiver, 'span' AS signal, 'not_usage' AS outcome, '' AS reason, -toInt64(count()) AS items
+FROM ruled_candidates
+WHERE rule_action != ''
+    AND NOT (charge_genai AND (mapContains(attributes, 'gen_ai.operation.name') OR mapContains(attributes, 'openinference.span.kind')
+        OR mapContains(attributes, 'llm.request.type') OR arrayExists(key -> position(key, 'oken') > 0, mapKeys(attributes))))
+GROUP BY receiver;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_readings_mv TO readings AS
 WITH
@@ -43,7 +111,7 @@ WITH
                         lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
                         cityHash64(scope_name, scope_version, provider) AS key,
                         arrayMap(part -> toUInt32OrZero(part), extractAll(scope_version, '[0-9]+')) AS version
-                    FROM mixed_candidates
+                    FROM ruled_candidates
                 ) AS seen
                 INNER JOIN (SELECT * FROM credit_conventions ORDER BY created_at DESC LIMIT 1 BY scope_name, version_from, provider) AS r
                     ON r.scope_name = seen.scope_name
@@ -63,7 +131,7 @@ WITH
     ) AS rules
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said),
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -218,7 +286,7 @@ FROM
                         attributes['gen_ai.operation.name'] AS operation,
                         attributes['openinference.span.kind'] AS kind_of_span,
                         attributes['llm.request.type'] AS kind_of_request
-                    FROM mixed_candidates
+                    FROM ruled_candidates
                 )
             )
         )

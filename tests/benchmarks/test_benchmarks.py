@@ -37,6 +37,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=clean_environment(), timeout=280)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_gives_its_figures(name: str, tmp_path: Path) -> None:
     """Each benchmark runs alone, checks its own counting, and gives all its figures; none of them is negative."""

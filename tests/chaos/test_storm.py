@@ -16,8 +16,9 @@ KILLS = int(os.environ.get("OTEL_CREDITS_TEST_KILLS", "100"))
 KILLS_A_STORE = 50
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("server_mode", [False, pytest.param(True, marks=pytest.mark.long)], ids=["embedded", "server"])
+@pytest.mark.parametrize("server_mode", [False, True], ids=["embedded", "server"])
 def test_one_kill_at_every_stage(tmp_path: Path, server_mode: bool) -> None:
     """Killed once at every stage, from the migrations to the shutdown, the aggregator loses and doubles nothing."""
     storm = Storm(tmp_path, new_seed(), server_mode)
