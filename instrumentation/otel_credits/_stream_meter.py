@@ -34,8 +34,9 @@ before_shutdown.append(finish_open_streams)
 class StreamMeter:
     """Counts one stream and records it once. It knows nothing of the stream, so as not to keep it alive."""
 
-    def __init__(self, pipeline: Pipeline, attributes: Attributes) -> None:
+    def __init__(self, pipeline: Pipeline, attributes: Attributes, estimated_input_tokens: int | None = None) -> None:
         self._pipeline = pipeline
+        self._estimated_input_tokens = estimated_input_tokens
         self._attributes = attributes
         # The reader may go away in a thread or task that knows nothing of the request.
         self._context = context_api.get_current()
@@ -84,7 +85,7 @@ class StreamMeter:
         attributes[METADATA_STREAM] = COMPLETED if completed else ABORTED
         if usage.output_is_placeholder:
             attributes[METADATA_ESTIMATED] = True
-        usage.add_to(attributes)
+        usage.add_to(attributes, self._estimated_input_tokens)
         if completed and attributes.get(USAGE_UNKNOWN):
             say_once(
                 "stream without usage",

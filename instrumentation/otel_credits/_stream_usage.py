@@ -12,9 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from otel_credits._attributes import METADATA_WEB_SEARCHES, PROVIDER_NAME, RESPONSE_ID, RESPONSE_MODEL
+from otel_credits._attributes import (
+    METADATA_ESTIMATED,
+    METADATA_WEB_SEARCHES,
+    PROVIDER_NAME,
+    RESPONSE_ID,
+    RESPONSE_MODEL,
+)
 from otel_credits._tracking import Attributes, add_tokens
 
+# What an estimate of the output counts as one token.
+_CHARACTERS_PER_TOKEN = 4
 _RESPONSE_ENDS = {"response.completed", "response.incomplete", "response.failed"}
 
 
@@ -41,6 +49,8 @@ class StreamUsage:
     # The provider said that nothing more will come (a reader may stop here without exhausting the stream).
     said_last_word: bool = False
     events: int = 0
+    # Of what was generated and went by, where the provider may never count it (OpenAI).
+    characters: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
     def read(self, event: Any) -> None:
@@ -58,6 +68,7 @@ class StreamUsage:
         elif isinstance(kind, str) and kind.startswith("response."):
             self.said_last_word = self.said_last_word or kind in _RESPONSE_ENDS
             self._openai_response(_get(event, "response"))
+            self._text(_get(event, "delta"))
         elif _get(event, "object") == "chat.completion.chunk":
             self._openai_chunk(event)
 
@@ -82,6 +93,10 @@ class StreamUsage:
 
     def _openai_chunk(self, chunk: Any) -> None:
         self._identify("openai", chunk)
+        for choice in _get(chunk, "choices") or ():
+            self._text(_get(choice, "delta", "content"))
+            for call in _get(choice, "delta", "tool_calls") or ():
+                self._text(_get(call, "function", "arguments"))
         usage = _get(chunk, "usage")
         self.said_last_word = self.said_last_word or usage is not None
         self._count("input", _get(usage, "prompt_tokens"))
@@ -104,12 +119,16 @@ class StreamUsage:
         self.response_id = _get(response, "id") or self.response_id
         self.model = _get(response, "model") or self.model
 
+    def _text(self, text: Any) -> None:
+        if isinstance(text, str):
+            self.characters += len(text)
+
     def _count(self, name: str, value: Any) -> None:
         if isinstance(value, int) and not isinstance(value, bool):
             self.counts[name] = value
 
-    def add_to(self, attributes: Attributes) -> None:
-        """Write what is known as attributes of a usage."""
+    def add_to(self, attributes: Attributes, estimated_input_tokens: int | None = None) -> None:
+        """Write what is known as attributes of a usage; where no count is, and an estimate of the input is given, an estimate."""
         for name, value in (
             (PROVIDER_NAME, self.provider),
             (RESPONSE_ID, self.response_id),
@@ -120,6 +139,10 @@ class StreamUsage:
         if self.counts.get("web_searches"):
             attributes[METADATA_WEB_SEARCHES] = self.counts["web_searches"]
         get = self.counts.get
+        if estimated_input_tokens is not None and get("input") is None and get("output") is None:
+            attributes[METADATA_ESTIMATED] = True
+            add_tokens(attributes, estimated_input_tokens, -(-self.characters // _CHARACTERS_PER_TOKEN))
+            return
         add_tokens(
             attributes, self._input_tokens(), get("output"), get("cache_read"), get("cache_write"), get("reasoning")
         )

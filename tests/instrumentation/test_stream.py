@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -288,6 +289,58 @@ def test_openai_chat_without_usage(
     check_unknown(usages.last())
     assert usages.last().attributes["credits.metadata.stream"] == "completed"
     assert caplog.text.count("include_usage") == 1
+
+
+@pytest.mark.parametrize("left_early", [False, True])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_openai_estimated(
+    gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages, api: str, left_early: bool
+) -> None:
+    """Where OpenAI reports nothing and the app estimates its prompt, the usage is that and what was read, marked as estimate."""
+    chat = api == "chat"
+    stream = gpt.chat.completions.create(**CHAT) if chat else gpt.responses.create(model=GPT, input="hi", stream=True)
+    counted = track_stream(stream, user_id="u", action_type="ai_chat_message", estimated_input_tokens=1200)
+    read = ""
+    for event in counted:
+        text = event.choices[0].delta.content if chat and event.choices else getattr(event, "delta", "")
+        read += text or ""
+        if left_early and read:
+            break
+    counted.close()
+    usage = usages.last()
+    if not chat and not left_early:
+        check_complete(usage, server)
+        return
+    assert read
+    assert (usage.input_tokens, usage.output_tokens) == (1200, math.ceil(len(read) / 4))
+    assert usage.attributes["credits.metadata.estimated"] is True
+    assert "credits.usage_unknown" not in usage.attributes
+    assert usage.attributes["gen_ai.response.id"] == server.served[-1].id
+
+
+def test_an_estimate_never_replaces_what_was_reported(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages
+) -> None:
+    """With the provider's own counts, of a whole stream or of one that broke off, the app's estimate is not used."""
+    for create, ask in ((gpt.chat.completions.create, WITH_USAGE), (claude.messages.create, ASK | {"stream": True})):
+        list(track_stream(create(**ask), user_id="u", action_type="ai_chat_message", estimated_input_tokens=5))
+        check_complete(usages.last(), server)
+    left = track_stream(
+        claude.messages.create(**ASK, stream=True), user_id="u", action_type="a", estimated_input_tokens=5
+    )
+    next(left)
+    left.close()
+    check_aborted(usages.last(), 4)
+
+
+def test_a_bad_estimate_costs_only_the_estimate(configured: Callable[..., OtlpSink], gpt: openai.OpenAI) -> None:
+    """An estimate that is no number is logged, and the usage recorded as without one; in strict mode it is raised."""
+    sink = configured()
+    list(track_stream(gpt.chat.completions.create(**CHAT), user_id="u", action_type="a", estimated_input_tokens=-1))
+    assert flush(60)
+    assert sink.spans()[0].attributes["credits.usage_unknown"] is True
+    with capture_usage(), pytest.raises(ValueError, match="estimated_input_tokens"):
+        track_stream(iter([]), user_id="u", action_type="a", estimated_input_tokens="many")  # type: ignore[arg-type]
 
 
 def test_openai_chat_aborted(gpt: openai.OpenAI, usages: CapturedUsages) -> None:
