@@ -151,6 +151,8 @@ def test_every_command_has_help_with_an_example(command: tuple[str, ...]) -> Non
         ("rules", "on"),
         ("rules", "test", "fastapi-routes"),
         ("rules", "test", "fastapi-routes", "--otlp", "no-such-file"),
+        ("rules", "test", "fastapi-routes", "--since", "1h"),
+        ("rules", "test", "fastapi-routes", "--stored", "--since", "1 hour"),
         ("quarantine", "list", "--since", "yesterday"),
         ("quarantine", "list", "--until", "2026"),
         ("quarantine", "show"),
