@@ -24,6 +24,7 @@ FAULT_POINTS = (
     "batch_beside",  # a batch begins while another is under way
     "batch_composed",  # its composition is durable, and its insert not begun
     "insert_begun",  # just before the store is given a batch
+    "doubles_unseen",  # the store has it, and whether another aggregator charged copies was not looked at
     "insert_done",  # the store has it, the spool does not know
     "batch_forgotten",  # the spool has dropped it
     "batch_split",  # a batch that was refused is replaced by its halves

@@ -33,7 +33,14 @@ from otel_credits_aggregator.replay import (
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, is_embedded
-from otel_credits_aggregator.voids import VOIDS_MAX, charges_of, double_batch, doubles_to_take_back, void_batch
+from otel_credits_aggregator.voids import (
+    VOIDS_MAX,
+    charges_of,
+    double_batch,
+    doubles_of_the_gone,
+    doubles_to_take_back,
+    void_batch,
+)
 from otel_credits_aggregator.waiting import NextBatch
 
 __all__ = ["Inserter", "Progress"]
@@ -70,6 +77,7 @@ class Inserter:
         self._prices = PriceWatch()
         self._recent = Recent.of(settings)
         self._next_recheck = 0.0
+        self._next_look_for_the_gone = 0.0
         self._jobs: list[_Job] = []
         self._stopping = False
         self._ended = False
@@ -295,6 +303,8 @@ class Inserter:
         # Only where others may insert into the same store.
         if not self._stopping and not is_embedded(self._settings.dsn):
             self._take_back_doubles()
+            if time.monotonic() >= self._next_look_for_the_gone:
+                self._take_back_for_the_gone()
         if self._recent is not None:
             self._recent.prune()
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
@@ -315,6 +325,17 @@ class Inserter:
             self._wait_for_lanes()
         for start in range(0, len(doubles), VOIDS_MAX):
             alone.begin(double_batch(doubles[start : start + VOIDS_MAX], receiver))
+
+    def _take_back_for_the_gone(self) -> None:
+        """What other aggregators have left for so long that they must be gone; one charge a batch, whoever else does the same."""
+        alone, bound_s = self._alone, self._settings.orphaned_after_s
+        gone = alone.attempt(lambda: doubles_of_the_gone(alone.connected(), self._spool.receiver, bound_s))
+        for receiver, doubles in gone.items():
+            logger.warning("taking back %d double charges of aggregator %s, which is gone", len(doubles), receiver)
+            self._wait_for_lanes()
+            for double in doubles:
+                alone.begin(double_batch([double], receiver))
+        self._next_look_for_the_gone = time.monotonic() + bound_s / 4
 
     def _treat_all(self, selection: Selection, treatment: Treatment) -> int:
         """Every row that matches now, once; what is quarantined again by it is not tried a second time."""

@@ -142,6 +142,7 @@ class Lane:
             else:
                 passing("insert_begun")
                 insert(client, self._spool, batch)
+            passing("doubles_unseen")
             if not is_embedded(self._settings.dsn):
                 note_doubles(client, batch.batch_id)
         except Exception as error:

@@ -123,7 +123,8 @@ WHERE {_CHOSEN} AND quarantine_id NOT IN (
 ORDER BY received_at, quarantine_id
 """,
 )
-# What is read is the charges alone, so that a repetition inserts the same rows and no entry is taken back for its part.
+# What is read is the charges alone, so that a repetition inserts the same rows and no entry is taken back for its part. Left out
+# is what others have taken back meanwhile, who held this aggregator to be gone.
 _TAKEN_BACK = _Copy(
     "-void",
     "credit_voids",
@@ -136,6 +137,9 @@ SELECT
 FROM credit_usage_events
 WHERE event_id IN (SELECT toUUID(substring(arrayJoin({ids:Array(String)}), 1, 36)))
     AND has({ids:Array(String)}, concat(toString(event_id), ' ', toString(batch_id))) AND sign = 1
+    AND (event_id, batch_id) NOT IN (
+        SELECT event_id, batch_id FROM credit_voids
+        WHERE voided_at != fromUnixTimestamp64Micro({decided_at_us:Int64}, 'UTC'))
 ORDER BY event_id, batch_id
 """,
 )
@@ -254,8 +258,9 @@ def _copies(action: str) -> list[_Copy]:
 def _insert_copy(client: Client, copy: _Copy, parameters: dict[str, Any], books: str) -> None:
     # Row by row, so that what is inserted is one block, however many the rows were read in.
     found = client.raw_query(copy.select, parameters=parameters, fmt=_FORMAT, settings=ONE_BLOCK)
-    # A charge is void once, whichever aggregator is told to take it back.
-    token = f"void {parameters['ids'][0]}" if parameters["action"] == VOID else f"{parameters['batch_id']}{copy.token}"
+    # A charge is void once, whichever aggregator is told to take it back, or takes back what one that is gone has left.
+    of_one = copy is _TAKEN_BACK and len(parameters["ids"]) == 1
+    token = f"void {parameters['ids'][0]}" if of_one else f"{parameters['batch_id']}{copy.token}"
     client.raw_insert(copy.table, insert_block=found, fmt=_FORMAT, settings=token_settings(token, books))
 
 

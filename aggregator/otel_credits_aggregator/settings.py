@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     recheck_interval_s: Seconds = Field(
         2.0, gt=0, description="How often unpriced usage is looked at again, in seconds."
     )
+    orphaned_after_s: int = Field(
+        3600,
+        ge=1,
+        description="After so many seconds what another aggregator should have taken back, and did not, is taken back for it.",
+    )
     stop_timeout_s: Seconds = Field(
         20.0, gt=0, description="How long a stop may take to insert what waits; the rest stays in the spool."
     )

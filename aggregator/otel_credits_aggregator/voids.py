@@ -4,6 +4,10 @@ An insert looks for copies only among what was visible when it began, so two agg
 charge one usage twice. So after its insert, and before it forgets the batch, an aggregator looks once more: whichever of the two
 ends later sees both charges, and notes all but the one that stays (`double_charges`). The aggregator that made a noted charge
 takes it back: one writer for each charge, and a batch like any other, so that a crash or a repetition takes it back once.
+
+An aggregator may be gone for good. So what it has left noted for long, any other takes back, one charge an insert, under a
+token made of the charge; and any other looks once more at the last batches of one that has charged nothing for long, as it may
+have died before its look.
 """
 
 import time
@@ -19,6 +23,7 @@ __all__ = ["VOIDS_MAX", "Charge", "charges_of", "double_batch", "doubles_to_take
 # Charges that are taken back in one insert; they are named in the query, and a server takes a URL of 1 MB.
 VOIDS_MAX = 1_000
 _LOOKED_AT_MAX = 100_000
+_LOOKED_AT_OF_OTHERS_MAX = 10_000
 
 # As texts, because ClickHouse has more than one order of UUIDs.
 _NOTE_DOUBLES = """
@@ -35,14 +40,47 @@ FROM
 GROUP BY event_id
 HAVING length(charged_by) > 1
 """
+# Other aggregators' last batches, those that could be under way when they died and more, if they were inserted long ago. What is
+# noted keeps the time at which it was.
+_LAST_BATCHES = """
+SELECT batch_id FROM
+(
+    SELECT batch_id, inserted_at FROM charged_batches WHERE receiver != {receiver:String}
+    ORDER BY inserted_at DESC LIMIT 64 BY receiver
+)
+WHERE inserted_at <= now() - INTERVAL {orphaned_after_s:UInt32} SECOND AND inserted_at > now() - INTERVAL 7 DAY
+"""
+_NOTE_DOUBLES_OF_OTHERS = f"""
+INSERT INTO double_charges (batch_id, event_id)
+SELECT double, event_id FROM
+(
+    SELECT arrayJoin(arraySlice(arraySort(id -> toString(id), groupUniqArray(batch_id) AS charged_by), 2)) AS double, event_id
+    FROM
+    (
+        SELECT event_id, batch_id FROM event_ids_by_second
+        WHERE second IN (SELECT arrayJoin(seconds) FROM charged_batches WHERE batch_id IN ({_LAST_BATCHES}))
+        UNION ALL
+        SELECT event_id, batch_id FROM event_ids_by_key
+        WHERE event_id IN (SELECT arrayJoin(keys) FROM charged_batches WHERE batch_id IN ({_LAST_BATCHES}))
+    )
+    GROUP BY event_id
+    HAVING length(charged_by) > 1
+)
+WHERE (double, event_id) NOT IN (SELECT batch_id, event_id FROM double_charges)
+"""
 _NOTED = """
-SELECT DISTINCT event_id, batch_id FROM double_charges
+SELECT event_id, batch_id FROM double_charges
 WHERE batch_id IN (
         SELECT batch_id FROM charged_batches
-        WHERE receiver = {receiver:String} AND batch_id IN (SELECT batch_id FROM double_charges))
+        WHERE (receiver = {receiver:String}) = {own:Bool} AND batch_id IN (SELECT batch_id FROM double_charges))
     AND batch_id NOT IN ({unfinished:Array(UUID)})
     AND (event_id, batch_id) NOT IN (SELECT event_id, batch_id FROM credit_voids)
+GROUP BY event_id, batch_id HAVING min(noted_at) <= now() - INTERVAL {noted_before_s:UInt32} SECOND
 ORDER BY event_id, batch_id LIMIT {limit:UInt32}
+"""
+_RECEIVERS = """
+SELECT batch_id, any(receiver) AS made_by FROM charged_batches
+WHERE batch_id IN ({batches:Array(UUID)}) GROUP BY batch_id
 """
 _CHARGES = """
 SELECT event_id, batch_id, (event_id, batch_id) IN (SELECT event_id, batch_id FROM credit_voids) AS is_void
@@ -80,10 +118,39 @@ def doubles_to_take_back(client: Client, receiver: str, unfinished: Iterable[Bat
     Raises:
         ClickHouseError: ask again.
     """
+    return _noted(client, receiver, own=True, unfinished=[batch.batch_id for batch in unfinished])
+
+
+def doubles_of_the_gone(client: Client, receiver: str, orphaned_after_s: int) -> dict[str, list[Charge]]:
+    """By aggregator, the charges that others have left noted for so long, after a look for what they may not have noted.
+
+    Args:
+        client: of the store.
+        receiver: the id of the aggregator that looks; its own charges are left out.
+        orphaned_after_s: how long ago a charge was noted (or a batch inserted, for the look) whose aggregator is held to be gone.
+
+    Raises:
+        ClickHouseError: ask again.
+    """
+    client.command(_NOTE_DOUBLES_OF_OTHERS, parameters={"receiver": receiver, "orphaned_after_s": orphaned_after_s})
+    charges = _noted(client, receiver, own=False, noted_before_s=orphaned_after_s)
+    found = rows(client, _RECEIVERS, {"batches": sorted({charge.batch_id for charge in charges})})
+    made_by = {str(row["batch_id"]): str(row["made_by"]) for row in found}
+    gone: dict[str, list[Charge]] = {}
+    for charge in charges:
+        gone.setdefault(made_by[charge.batch_id], []).append(charge)
+    return gone
+
+
+def _noted(
+    client: Client, receiver: str, *, own: bool, unfinished: Sequence[str] = (), noted_before_s: int = 0
+) -> list[Charge]:
     parameters = {
         "receiver": receiver,
-        "unfinished": [batch.batch_id for batch in unfinished],
-        "limit": _LOOKED_AT_MAX,
+        "own": own,
+        "unfinished": list(unfinished),
+        "noted_before_s": noted_before_s,
+        "limit": _LOOKED_AT_MAX if own else _LOOKED_AT_OF_OTHERS_MAX,
     }
     noted = [Charge(str(row["event_id"]), str(row["batch_id"])) for row in rows(client, _NOTED, parameters)]
     return [
@@ -108,7 +175,7 @@ def charges_of(client: Client, event_ids: Sequence[str]) -> list[Charge]:
 
 
 def double_batch(charges: Sequence[Charge], receiver: str) -> Batch:
-    """A batch with which an aggregator takes back charges of its own that are one too many."""
+    """A batch that takes back charges of one aggregator that are one too many: one only, if they are not the taker's own."""
     now_us = time.time_ns() // 1000
     comment = "another aggregator charged a copy in the same moment"
     return void_batch(charges, Treatment(DUPLICATE, "", "otel-credits", comment, now_us, receiver))

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS charged_batches
     receiver String,
     seconds Array(DateTime('UTC')),
     keys Array(UUID) COMMENT 'ids that do not carry their own time',
-    charged_at DateTime('UTC')
+    charged_at DateTime('UTC'),
+    inserted_at DateTime('UTC') DEFAULT now() COMMENT 'by the store''s clock'
 )
 ENGINE = MergeTree
 ORDER BY batch_id
@@ -48,7 +49,8 @@ TTL charged_at + INTERVAL 30 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
 -- Charges of which another insert charged a copy: each is to be taken back by the aggregator that made it. Which one stays is the
--- same for whoever looks: the one with the smallest batch_id. A row that is noted twice says the same.
+-- same for whoever looks: the one with the smallest batch_id. A row that is noted twice says the same. What an aggregator that is gone
+-- has not taken back, another one does.
 CREATE TABLE IF NOT EXISTS double_charges
 (
     batch_id UUID,

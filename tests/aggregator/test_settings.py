@@ -72,6 +72,7 @@ def test_every_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPa
         "insert_lanes": "16",
         "store_retry_max_s": "0.1",
         "recheck_interval_s": "0.2",
+        "orphaned_after_s": "7",
         "stop_timeout_s": "0.3",
     }
     assert given.keys() == Settings.model_fields.keys()
@@ -125,6 +126,7 @@ WRONG = {
     "insert_interval_s": ["-0.1", "inf"],
     "store_retry_max_s": ["0", "nan"],
     "recheck_interval_s": ["0", "nan"],
+    "orphaned_after_s": ["0", "1.5"],
     "stop_timeout_s": ["0", "inf"],
 }
 

@@ -6,11 +6,13 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 
+import clickhouse_connect
 import grpc
+import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as otlp
 from support.accounting import assert_exact, charges, settle
@@ -115,6 +117,52 @@ def test_kills_of_either_leave_one_charge(tmp_path: Path) -> None:
             aggregator.wait_ready()
         assert_charged_once(both, KILLS * 4 * SPANS, resent=True)
         assert_reconciled(both[0])
+
+
+@pytest.mark.parametrize("stage", ["doubles_unseen", "insert_done"])
+def test_one_that_is_gone_for_good_leaves_one_charge(tmp_path: Path, stage: str) -> None:
+    """Killed before or after its look for doubles, and never started again: the other finds and takes back what both charged."""
+    settings = {"OTEL_CREDITS_RECHECK_INTERVAL_S": "0.2", "OTEL_CREDITS_ORPHANED_AFTER_S": "1"}
+    payloads = list(requests(random.Random(new_seed()), 2))
+    with pair(tmp_path, **settings) as (gone, other, store):
+        gone.terminate()
+        gone.env["OTEL_CREDITS_FAULT_POINT"] = f"{stage}:1"
+        gone.start()
+        gone.wait_ready()
+        send_until_acknowledged(gone, payloads[0])
+        wait_until(lambda: not gone.is_running, 60, "it has died")
+        with nothing_seen(store):
+            send_until_acknowledged(other, payloads[0])
+            assert settle(other).charged == SPANS
+        # Whose charges stay is chance.
+        wait_until(lambda: taken_back(other) == SPANS, 60, "one charge of each usage is left")
+        send_until_acknowledged(other, payloads[1])
+        settle(other)
+        assert taken_back(other) == SPANS
+        assert sum(charges(other).values()) == 2 * SPANS * PER_SPAN
+        assert_exact(other, charges(other))
+        assert_reconciled(other)
+        outcomes = "SELECT outcome, sum(items) AS n FROM ingest_outcomes GROUP BY outcome ORDER BY outcome"
+        assert [tuple(row.values()) for row in other.sql(outcomes)] == [("charged", 2 * SPANS), ("duplicate", SPANS)]
+
+
+@contextmanager
+def nothing_seen(store: ClickHouseHttp) -> Iterator[None]:
+    """Within the block no look for copies sees what is stored, as if all of that ended a moment later."""
+    with closing(clickhouse_connect.get_client(dsn=store.dsn())) as client:
+        tables = ("event_ids_by_second", "event_ids_by_key")
+        for table in tables:
+            client.command(f"CREATE TABLE {table}_unseen AS {table}")
+            client.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+        yield
+        for table in tables:
+            client.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+            client.command(f"INSERT INTO {table} SELECT * FROM {table}_unseen")
+
+
+def taken_back(aggregator: AggregatorProcess) -> int:
+    """How many charges were taken back."""
+    return int(aggregator.sql("SELECT count() AS n FROM credit_voids")[0]["n"])
 
 
 def send_until_acknowledged(aggregator: AggregatorProcess, payload: bytes) -> None:

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.replay import run_replay
 from otel_credits_aggregator.spool import Batch, Spool
-from otel_credits_aggregator.voids import double_batch, doubles_to_take_back, note_doubles
+from otel_credits_aggregator.voids import double_batch, doubles_of_the_gone, doubles_to_take_back, note_doubles
 from support.chain import Chain
 from support.otlp_build import AMOUNT, KEY, USER, span, traces, usage_span
 
@@ -181,3 +181,78 @@ def test_usage_that_was_charged_once_is_not_noted(chain: Chain, other: Chain) ->
         batch = each.send(request)
         note_doubles(each.client, batch.batch_id)
     assert chain.rows("SELECT * FROM double_charges") == []
+
+
+@pytest.fixture
+def third(chain: Chain, tmp_path: Path) -> Iterator[Chain]:
+    """One more aggregator on the same store."""
+    with Spool(tmp_path / "third.sqlite", 1 << 30, 1.0) as spool:
+        yield Chain(chain.client, spool, chain.settings)
+
+
+def left_behind(chain: Chain, at_least_s: int = 0) -> list[Batch]:
+    """Batches that take back what others have left for so long, as this aggregator's inserter makes them."""
+    receiver = chain.spool.receiver
+    gone = doubles_of_the_gone(chain.client, receiver, at_least_s)
+    return [double_batch([double], made_by) for made_by, doubles in gone.items() for double in doubles]
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["before its look", "after it"])
+def test_what_an_aggregator_left_that_is_gone_is_taken_back_by_another(
+    chain: Chain, other: Chain, third: Chain, looked: bool
+) -> None:
+    """Dead for good after its insert, before or after its look for doubles: its charges are taken back once, in its name."""
+    request = mixed_usage()
+    batches = {one.spool.receiver: one.compose(request) for one in (chain, other)}
+    stays, gone = sorted((chain, other), key=lambda one: batches[one.spool.receiver].batch_id)
+    for one in (stays, gone):
+        insert_unseeing(one, batches[one.spool.receiver])
+    if looked:
+        note_doubles(gone.client, batches[gone.spool.receiver].batch_id)
+    assert take_back(stays) == 0
+    assert left_behind(third, at_least_s=3600) == []
+    for batch in left_behind(third):
+        run_replay(third.client, batch)
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert outcomes(gone) == {"duplicate": 9, "quarantined": 1}
+    assert outcomes(stays) == {"charged": 9, "quarantined": 1}
+    assert left_behind(third) == left_behind(stays) == []
+    assert chain.differences() == []
+
+
+def test_several_take_back_what_one_has_left_and_it_comes_back(chain: Chain, other: Chain, third: Chain) -> None:
+    """Two take the same charges back at once, and then the one that was held to be gone repeats its own correction: once."""
+    charged_twice(chain, other, mixed_usage())
+    gone = max((chain, other), key=lambda one: max(str(row["batch_id"]) for row in batches_of(one)))
+    own = double_batch(doubles_to_take_back(gone.client, gone.spool.receiver, ()), gone.spool.receiver)
+    takers = [one for one in (chain, other, third) if one is not gone]
+    both = [left_behind(taker) for taker in takers]
+    assert [len(batches) for batches in both] == [9, 9]
+    for one, another in zip(*both, strict=True):
+        run_replay(chain.client, one)
+        run_replay(chain.client, another)
+    run_replay(chain.client, own)
+    assert chain.rows("SELECT count() AS n FROM credit_voids") == [{"n": 9}]
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert chain.differences() == []
+
+
+def batches_of(chain: Chain) -> list[dict[str, Any]]:
+    """The batches that this aggregator has charged."""
+    query = "SELECT toString(batch_id) AS batch_id FROM charged_batches WHERE receiver = {receiver:String}"
+    return chain.rows(query, receiver=chain.spool.receiver)
+
+
+def test_a_correction_for_another_that_was_cut_off_is_completed(chain: Chain, other: Chain, third: Chain) -> None:
+    """Cut off in any table and repeated, or taken up by yet another aggregator, it corrects once."""
+    charged_twice(chain, other, mixed_usage())
+    gone = max((chain, other), key=lambda one: max(str(row["batch_id"]) for row in batches_of(one)))
+    for batch in left_behind(third):
+        for view in ("usage_month_voids_mv", "voided_events_mv"):
+            chain.command(f"DETACH TABLE {view} SYNC")
+            run_replay(third.client, batch)
+            chain.command(f"ATTACH TABLE {view}")
+        run_replay(third.client, batch)
+    assert left_behind(next(one for one in (chain, other) if one is not gone)) == []
+    assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert chain.differences() == []

@@ -170,6 +170,8 @@ def _contents_query(table: str) -> str:
     """Ordered rows; a quarantined row's own random id is left out, totals are grouped as merging would."""
     if table == "credit_quarantine":
         return "SELECT * EXCEPT (quarantine_id) FROM credit_quarantine ORDER BY ALL"
+    if table == "charged_batches":
+        return "SELECT * EXCEPT (inserted_at) FROM charged_batches ORDER BY ALL"
     if table == "client_usages":
         columns = "service_name, service_instance_id, outcome"
         return f"SELECT {columns}, groupBitmapMerge(seqs) AS n FROM client_usages GROUP BY ALL ORDER BY ALL"
