@@ -77,7 +77,7 @@ def test_spans_that_a_rule_or_a_convention_makes_usage_keep_them(chain: Chain) -
     )
     call = {
         "gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 2, USER: "ada",
-        "gen_ai.response.model": "gpt-5-mini", **SENT,
+        "gen_ai.response.model": "gpt-5-mini", "gen_ai.response.finish_reasons": ["stop"], **SENT,
     }  # fmt: skip
     chain.send(
         traces(span({USER: "ada", "http.route": "/films", "q": "secret"}, kind=2)),
