@@ -20,11 +20,11 @@ from otel_credits_aggregator.migrations import MigrationError
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
 from otel_credits_aggregator.recent import Recent
-from otel_credits_aggregator.replay import halves_of_replay, run_replay
+from otel_credits_aggregator.replay import events_taken_back, halves_of_replay, run_replay
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, connect, is_embedded
-from otel_credits_aggregator.voids import note_doubles
+from otel_credits_aggregator.voids import note_copies_of_void, note_doubles
 
 __all__ = ["GaveUp", "Lane", "Progress"]
 
@@ -145,6 +145,7 @@ class Lane:
             passing("doubles_unseen")
             if not is_embedded(self._settings.dsn):
                 note_doubles(client, batch.batch_id)
+                note_copies_of_void(client, events_taken_back(batch))
         except Exception as error:
             self._discard_client()
             can_be_halved = batch.first_id != batch.last_id

@@ -28,6 +28,7 @@ __all__ = [
     "PriceWatch",
     "Selection",
     "Treatment",
+    "events_taken_back",
     "halves_of_replay",
     "quarantined_ids",
     "replay_batch",
@@ -226,6 +227,12 @@ def halves_of_replay(batch: Batch) -> list[Batch]:
     middle = len(ids) // 2
     halves = [ids[:middle], ids[middle:]] if middle else []
     return [replace(replay_batch(half, treatment), books=batch.books) for half in halves]
+
+
+def events_taken_back(batch: Batch) -> list[str]:
+    """The events whose charge a batch takes back because someone decided so; none, if it does something else."""
+    ids, treatment = _contents(batch) if batch.signal is Signal.REPLAY else ([], Treatment())
+    return [charge.split()[0] for charge in ids] if treatment.action == VOID else []
 
 
 def run_replay(client: Client, batch: Batch) -> None:

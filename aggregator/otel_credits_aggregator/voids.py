@@ -25,17 +25,37 @@ VOIDS_MAX = 1_000
 _LOOKED_AT_MAX = 100_000
 _LOOKED_AT_OF_OTHERS_MAX = 10_000
 
-# As texts, because ClickHouse has more than one order of UUIDs.
-_NOTE_DOUBLES = """
+# Of several charges of one usage the one stays that someone took back by decision, so that the usage stays void; else the one
+# with the smallest id, as texts, because ClickHouse has more than one order of UUIDs.
+_THE_OTHERS = """arrayJoin(arraySlice(arraySort(id -> (
+    (event_id, id) NOT IN (SELECT event_id, batch_id FROM credit_voids WHERE kind = 'void'), toString(id)
+), groupUniqArray(batch_id) AS charged_by), 2))"""
+_NOTE_DOUBLES = f"""
 INSERT INTO double_charges (batch_id, event_id)
-SELECT arrayJoin(arraySlice(arraySort(id -> toString(id), groupUniqArray(batch_id) AS charged_by), 2)), event_id
+SELECT {_THE_OTHERS}, event_id
 FROM
 (
     SELECT event_id, batch_id FROM event_ids_by_second
-    WHERE second IN (SELECT arrayJoin(seconds) FROM charged_batches WHERE batch_id = {batch_id:UUID})
+    WHERE second IN (SELECT arrayJoin(seconds) FROM charged_batches WHERE batch_id = {{batch_id:UUID}})
     UNION ALL
     SELECT event_id, batch_id FROM event_ids_by_key
-    WHERE event_id IN (SELECT arrayJoin(keys) FROM charged_batches WHERE batch_id = {batch_id:UUID})
+    WHERE event_id IN (SELECT arrayJoin(keys) FROM charged_batches WHERE batch_id = {{batch_id:UUID}})
+)
+GROUP BY event_id
+HAVING length(charged_by) > 1
+"""
+# A copy of what someone takes back may be charged in the same moment, by an insert that did not see it yet. Whichever ends later
+# sees both: that insert by its look above, the decision by this one.
+_NOTE_COPIES_OF_VOID = f"""
+INSERT INTO double_charges (batch_id, event_id)
+SELECT {_THE_OTHERS}, event_id
+FROM
+(
+    SELECT event_id, batch_id FROM event_ids_by_second
+    WHERE event_id = {{event_id:UUID}}
+        AND second IN (SELECT toDateTime(created_at) FROM credit_voids WHERE event_id = {{event_id:UUID}})
+    UNION ALL
+    SELECT event_id, batch_id FROM event_ids_by_key WHERE event_id = {{event_id:UUID}}
 )
 GROUP BY event_id
 HAVING length(charged_by) > 1
@@ -54,7 +74,7 @@ _NOTE_DOUBLES_OF_OTHERS = f"""
 INSERT INTO double_charges (batch_id, event_id)
 SELECT double, event_id FROM
 (
-    SELECT arrayJoin(arraySlice(arraySort(id -> toString(id), groupUniqArray(batch_id) AS charged_by), 2)) AS double, event_id
+    SELECT {_THE_OTHERS} AS double, event_id
     FROM
     (
         SELECT event_id, batch_id FROM event_ids_by_second
@@ -85,7 +105,9 @@ WHERE batch_id IN ({batches:Array(UUID)}) GROUP BY batch_id
 _CHARGES = """
 SELECT event_id, batch_id, (event_id, batch_id) IN (SELECT event_id, batch_id FROM credit_voids) AS is_void
 FROM credit_usage_events WHERE event_id IN ({events:Array(UUID)}) AND sign = 1
-GROUP BY event_id, batch_id ORDER BY event_id, toString(batch_id)
+GROUP BY event_id, batch_id
+ORDER BY
+    event_id, (event_id, batch_id) NOT IN (SELECT event_id, batch_id FROM credit_voids WHERE kind = 'void'), toString(batch_id)
 """
 
 
@@ -105,6 +127,12 @@ def note_doubles(client: Client, batch_id: str) -> None:
         ClickHouseError: repeat it; noting twice is noting once.
     """
     client.command(_NOTE_DOUBLES, parameters={"batch_id": batch_id})
+
+
+def note_copies_of_void(client: Client, event_ids: Iterable[str]) -> None:
+    """Notes the charges of copies of what someone has just taken back. Raises ClickHouseError, as above."""
+    for event_id in event_ids:
+        client.command(_NOTE_COPIES_OF_VOID, parameters={"event_id": event_id})
 
 
 def doubles_to_take_back(client: Client, receiver: str, unfinished: Iterable[Batch]) -> list[Charge]:

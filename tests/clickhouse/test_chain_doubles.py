@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.replay import run_replay
+from otel_credits_aggregator.replay import VOID, Treatment, events_taken_back, run_replay
 from otel_credits_aggregator.spool import Batch, Spool
-from otel_credits_aggregator.voids import double_batch, doubles_of_the_gone, doubles_to_take_back, note_doubles
+from otel_credits_aggregator.voids import (
+    charges_of,
+    double_batch,
+    doubles_of_the_gone,
+    doubles_to_take_back,
+    note_copies_of_void,
+    note_doubles,
+    void_batch,
+)
 from support.chain import Chain
 from support.otlp_build import AMOUNT, KEY, USER, span, traces, usage_span
 
@@ -255,4 +263,56 @@ def test_a_correction_for_another_that_was_cut_off_is_completed(chain: Chain, ot
         run_replay(third.client, batch)
     assert left_behind(next(one for one in (chain, other) if one is not gone)) == []
     assert sum(chain.charges()) == 6 * Decimal("0.25") + 3 * Decimal("1.5")
+    assert chain.differences() == []
+
+
+def decide(chain: Chain, event_id: str) -> Batch:
+    """A batch that takes a charge back because someone wants it, of what is visible now."""
+    (charge, *_) = charges_of(chain.client, [event_id])
+    return void_batch([charge], Treatment(VOID, "", "grace", "empty report", 1_700_000_000_000_000))
+
+
+def carry_out(chain: Chain, decision: Batch) -> None:
+    run_replay(chain.client, decision)
+    note_copies_of_void(chain.client, events_taken_back(decision))
+
+
+@pytest.mark.parametrize("attributes", [{AMOUNT: "3"}, {AMOUNT: "3", KEY: "job"}], ids=["span", "key"])
+@pytest.mark.parametrize("smaller_first", [True, False])
+@pytest.mark.parametrize("order", ["decided, looked", "looked, decided", "chosen, looked, decided"])
+def test_a_copy_that_is_charged_while_someone_takes_the_charge_back_is_taken_back_too(
+    chain: Chain, other: Chain, order: str, smaller_first: bool, attributes: dict[str, Any]
+) -> None:
+    """Whichever of the two insert ids is smaller and whoever ends first: what someone takes back stays void, copies included."""
+    request = traces(usage_span(attributes))
+    batches = [chain.compose(request), other.compose(request)]
+    owners = dict(zip([batch.batch_id for batch in batches], [chain, other], strict=True))
+    batches.sort(key=lambda batch: batch.batch_id, reverse=not smaller_first)
+    first, copy = batches
+    owners[first.batch_id].insert(first)
+    (row,) = chain.rows("SELECT toString(event_id) AS id FROM credit_usage_events")
+    decision = decide(chain, row["id"])
+    if order == "decided, looked":
+        carry_out(chain, decision)
+    insert_unseeing(owners[copy.batch_id], copy)
+    if order != "decided, looked":
+        note_doubles(chain.client, copy.batch_id)
+    if order == "looked, decided":
+        decision = decide(chain, row["id"])
+    if order != "decided, looked":
+        carry_out(chain, decision)
+    note_doubles(chain.client, copy.batch_id)
+    for one, batch in ((owners[batch.batch_id], batch) for batch in batches):
+        one.spool.forget(batch)
+    take_back(chain)
+    take_back(other)
+    assert sum(chain.charges()) == 0
+    (usage,) = chain.rows("SELECT sum(sign) AS net FROM credit_usage_events")
+    assert usage["net"] == 0
+    assert chain.rows("SELECT kind, count() AS n FROM credit_voids GROUP BY kind ORDER BY kind") == [
+        {"kind": "duplicate", "n": 1},
+        {"kind": "void", "n": 1},
+    ]
+    assert sum(outcomes(one).get("charged", 0) for one in (chain, other)) == 1
+    assert sum(outcomes(one).get("duplicate", 0) for one in (chain, other)) == 1
     assert chain.differences() == []
