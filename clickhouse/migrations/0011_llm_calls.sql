@@ -203,7 +203,8 @@ FROM
             if(automatic, '', rule_id) AS rule_id,
             if(ruled, [], token_texts) AS token_texts,
             if(ruled, [], number_texts) AS number_texts),
-        if(ruled, '', firstNonDefault(response_id_sent, answer_id)) AS response_id
+        -- An id that is shorter than any provider's may be one that a server repeats: it tells nothing.
+        if(ruled OR length(firstNonDefault(response_id_sent, answer_id)) < 16, '', firstNonDefault(response_id_sent, answer_id)) AS response_id
     FROM
     (
         SELECT

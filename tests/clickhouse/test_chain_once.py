@@ -344,9 +344,14 @@ def test_what_is_not_a_name_is_not_an_identity(chain: Chain, name: str) -> None:
 def test_a_response_across_traces_is_charged_once(chain: Chain) -> None:
     """The spans that two instrumentations emit for one LLM call are one usage, though they share no trace."""
     price_tokens(chain)
-    chain.send(traces(llm_call("msg-1"), llm_call("msg-2"), scope=OFFICIAL_SCOPE), charge_genai=True)
-    chain.send(traces(llm_call("msg-1", end_ns=SOME_TIME_NS + HOUR_NS), scope=SDK_SCOPE), charge_genai=True)
-    both = [traces(llm_call("msg-3"), scope=scope) for scope in (SDK_SCOPE, OFFICIAL_SCOPE)]
+    chain.send(
+        traces(llm_call("msg_01_the_first_one"), llm_call("msg_02_the_second_one"), scope=OFFICIAL_SCOPE),
+        charge_genai=True,
+    )
+    chain.send(
+        traces(llm_call("msg_01_the_first_one", end_ns=SOME_TIME_NS + HOUR_NS), scope=SDK_SCOPE), charge_genai=True
+    )
+    both = [traces(llm_call("msg_03_the_third_one"), scope=scope) for scope in (SDK_SCOPE, OFFICIAL_SCOPE)]
     chain.send(*both, charge_genai=True)
     assert chain.charges() == [Decimal("0.15")] * 3
     assert chain.outcomes() == {"charged": 3, "duplicate": 2}
@@ -356,8 +361,8 @@ def test_a_response_across_traces_is_charged_once(chain: Chain) -> None:
 def test_an_explicit_usage_goes_before_an_automatic_one(chain: Chain) -> None:
     """Of copies in one insert the app's own word counts, even if the instrumentation's span was sent first."""
     price_tokens(chain)
-    explicit = usage_span({RESPONSE_ID: "msg-1", AMOUNT: "3"})
-    chain.send(traces(llm_call("msg-1"), scope=OFFICIAL_SCOPE), traces(explicit), charge_genai=True)
+    explicit = usage_span({RESPONSE_ID: "msg_01_the_first_one", AMOUNT: "3"})
+    chain.send(traces(llm_call("msg_01_the_first_one"), scope=OFFICIAL_SCOPE), traces(explicit), charge_genai=True)
     assert chain.charges() == [Decimal(3)]
     assert chain.outcomes() == {"charged": 1, "duplicate": 1}
 

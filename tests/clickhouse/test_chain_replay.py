@@ -143,10 +143,17 @@ def test_a_usage_that_was_charged_meanwhile_is_a_duplicate(chain: Chain) -> None
 def test_every_kind_of_usage_can_wait(chain: Chain) -> None:
     """Keys, responses, data points, doubles and who pays by default mean the same after the wait."""
     scope = "com.anthropic.sdk.python"
-    llm = {OPERATION: "chat", INPUT: 10, OUTPUT: 5, CACHE_READ: 4, STOP_REASON: "end_turn", RESPONSE_ID: "msg-1"}
+    llm = {
+        OPERATION: "chat",
+        INPUT: 10,
+        OUTPUT: 5,
+        CACHE_READ: 4,
+        STOP_REASON: "end_turn",
+        RESPONSE_ID: "msg_01_the_first_one",
+    }
     chain.send(traces(span(llm), scope=scope), charge_genai=True, default_user="house")
     chain.send(
-        traces(span({**llm, RESPONSE_ID: "msg-2", "tenant": "acme"}), scope=scope),
+        traces(span({**llm, RESPONSE_ID: "msg_02_the_second_one", "tenant": "acme"}), scope=scope),
         charge_genai=True,
         user_attributes=("tenant",),
     )

@@ -220,7 +220,14 @@ def test_a_span_that_says_so_itself_is_asked_about_no_rule(priced: Chain) -> Non
     assert priced.rows("SELECT rule_id FROM credit_quarantine") == [{"rule_id": ""}]
 
 
-LLM_CALL = {USER: "ada", OPERATION: "chat", INPUT: 10, OUTPUT: 5, FINISH_REASONS: ["stop"], RESPONSE_ID: "msg-1"}
+LLM_CALL = {
+    USER: "ada",
+    OPERATION: "chat",
+    INPUT: 10,
+    OUTPUT: 5,
+    FINISH_REASONS: ["stop"],
+    RESPONSE_ID: "msg_01_the_first_one",
+}
 LLM_SCOPE = "opentelemetry.instrumentation.genai.openai"
 
 

@@ -29,6 +29,7 @@ _AMOUNT_MAX = Decimal(10) ** 15
 _TOKENS_MAX = Decimal(10) ** 12
 _NUMBER_CHARACTERS_MAX = 40
 _NAME_BYTES_MAX = 512
+_ID_BYTES_MIN = 16
 _EARLIEST_US = 946_684_800_000_000
 _AHEAD_MAX_US = 31 * 86_400 * 10**6
 _DEFAULT_PAYERS = (names.CREDITS_USER, names.USER, names.END_USER)
@@ -141,8 +142,9 @@ class Usage:
 
     @property
     def response_id(self) -> str:
-        """The provider's id of the answer."""
-        return self.text(names.RESPONSE_ID)
+        """The provider's id of the answer; a text that is shorter than any provider's id is none."""
+        text = self.text(names.RESPONSE_ID)
+        return text if len(text.encode()) >= _ID_BYTES_MIN else ""
 
     @property
     def user(self) -> str:
@@ -164,8 +166,8 @@ class Usage:
         """What a copy has in common with it; the first element names the kind."""
         if self.text(names.KEY):
             return ("key", self.text(names.KEY))
-        if self.settings.charge_genai and self.text(names.RESPONSE_ID):
-            return ("response", self.text(names.RESPONSE_ID))
+        if self.settings.charge_genai and self.response_id:
+            return ("response", self.response_id)
         return ("point", self.series) if self.signal == "point" else ("span", self.trace_id, self.span_id)
 
     @property

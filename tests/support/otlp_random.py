@@ -73,7 +73,7 @@ UNIT_NAMES = ["call", "second", "image", "input_token", "output_token", "cache_r
 # The units that most usages have, so that prices which differ in their date or model are asked for.
 OFTEN_USED = ["call", "call", "input_token", "output_token", "second"]
 KEYS = [None] * 6 + ["key-1", "key-2", "key-3"]
-RESPONSES = [None] * 3 + ["msg-1", "msg-2", "msg-3"]
+RESPONSES = [None] * 3 + ["msg_01_the_first_one", "msg_02_the_second_one", "1"]
 
 
 def _us(*when: int) -> int:
