@@ -284,13 +284,17 @@ def _microseconds(moment: datetime | None, none: int) -> int:
 
 
 class PriceWatch:
-    """Tells when the price book changed, so that what is unpriced may be looked at again."""
+    """Tells when the price book or a model's other name changed, so that what is unpriced may be looked at again."""
 
     def __init__(self) -> None:
         self._seen: Any = None
 
     def changed(self, client: Client) -> bool:
         """Whether the price book is another than at the last call; true at the first."""
-        (book,) = rows(client, "SELECT sum(cityHash64(*)) AS hash, count() AS number FROM credit_action_costs")
+        (book,) = rows(
+            client,
+            "SELECT (SELECT (sum(cityHash64(*)), count()) FROM credit_action_costs) AS prices,"
+            " (SELECT (sum(cityHash64(*)), count()) FROM credit_model_aliases) AS aliases",
+        )
         previous, self._seen = self._seen, book
         return bool(previous != book)

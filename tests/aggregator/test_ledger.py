@@ -16,6 +16,7 @@ from otel_credits_aggregator.ledger import (
     LocalLedger,
     NewConvention,
     NewGrant,
+    NewModelAlias,
     NewPrice,
     NewRule,
     NotFoundError,
@@ -294,6 +295,19 @@ def test_a_convention_is_what_was_set(ledger: Ledger) -> None:
     with pytest.raises(NotFoundError):
         ledger.remove_convention(key)
     assert ledger.set_convention(new).version_until == ""
+
+
+def test_an_alias_is_what_was_set(ledger: Ledger) -> None:
+    """A model's other name is read back as it was set, with any text in it; the same name again replaces it, removing ends it."""
+    new = NewModelAlias(model="dep/a'b ü?", price_model="gpt-5\\", source="it's\t🦊")
+    assert ledger.set_model_alias(new).model_dump(exclude={"created_at"}) == new.model_dump()
+    second = ledger.set_model_alias(NewModelAlias(model=new.model, price_model="gpt-6"))
+    assert [row for row in ledger.model_aliases() if row.model == new.model] == [second]
+    assert ledger.remove_model_alias(new.model) == second
+    assert new.model not in {row.model for row in ledger.model_aliases()}
+    with pytest.raises(NotFoundError):
+        ledger.remove_model_alias(new.model)
+    assert ledger.set_model_alias(new).price_model == new.price_model
 
 
 def test_a_rule_is_tried_out_before_it_is_on(ledger: Ledger, store: Client) -> None:

@@ -57,6 +57,7 @@ def fill(aggregator: AggregatorProcess, ingest: str) -> None:
     aggregator.request("POST", "/api/v1/prices", json={"credits_per_unit": "0.5", "action_type": "some_action"})
     rule = {"rule_id": "0", "span_name": "some span", "action_type": "some_action"}
     aggregator.request("POST", "/api/v1/rules", json=rule)
+    aggregator.request("POST", "/api/v1/aliases", json={"model": "0", "price_model": "1"})
     aggregator.request("POST", "/api/v1/conventions", json={"scope_name": "0", "input_includes_cache": True})
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from otel_credits_aggregator.access import Gate
 from otel_credits_aggregator.api import (
+    _aliases,
     _conventions,
     _operations,
     _prices,
@@ -58,6 +59,6 @@ def create_app(
     app.add_middleware(AccessMiddleware, gate=gate or Gate(settings.tokens_path, required=bool(settings.tokens_file)))
     add_error_handlers(app)
     app.include_router(_operations.router)
-    for part in (_users, _records, _prices, _rules, _conventions, _quarantine, _sql):
+    for part in (_users, _records, _prices, _aliases, _rules, _conventions, _quarantine, _sql):
         app.include_router(part.router, prefix="/api/v1", dependencies=[TAKES_TOKEN, KNOWN_ONLY])
     return app

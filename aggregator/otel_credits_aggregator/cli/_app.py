@@ -3,6 +3,7 @@
 import typer
 
 from otel_credits_aggregator.cli import (
+    _aliases,
     _backup,
     _conventions,
     _prices,
@@ -25,5 +26,5 @@ app = typer.Typer(
     help="Credits from OpenTelemetry: run the aggregator, and read and write its ledger.",
     epilog="Settings are environment variables, OTEL_CREDITS_*. While a server runs, the commands ask it.",
 )
-for part in (_serving, _reading, _users, _prices, _rules, _conventions, _quarantine, _backup, _tokens):
+for part in (_serving, _reading, _users, _prices, _aliases, _rules, _conventions, _quarantine, _backup, _tokens):
     part.add_to(app)

@@ -3,6 +3,7 @@
 from otel_credits_aggregator.cli._output import Column
 
 __all__ = [
+    "ALIAS",
     "BALANCE",
     "CONVENTION",
     "CORRECTION",
@@ -71,6 +72,11 @@ RULE = (
     Column("quantities", "quantities"),
     Column("charge_failed", "charge failed"),
     Column("note", "note"),
+)
+ALIAS = (
+    Column("model", "model"),
+    Column("price_model", "is priced as"),
+    Column("source", "source"),
 )
 CONVENTION = (
     Column("scope_name", "scope"),

@@ -5,12 +5,13 @@ answer with the same models and raise the same errors, and one contract test run
 
 Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
-`_grants` (granting once), `conventions` (what is known of emitters), `_server` (what only a running server may do),
-`_quarantine`, `_voids`, `_totals`, `_backup`,
+`_grants` (granting once), `conventions` (what is known of emitters), `aliases` (models under another name),
+`_server` (what only a running server may do), `_quarantine`, `_voids`, `_totals`, `_backup`,
 `_read_only_sql` (what a query from outside may do), `_one_user` (what a user's own token sees), `local`, `remote`.
 """
 
 from otel_credits_aggregator.ledger._one_user import OneUserLedger
+from otel_credits_aggregator.ledger.aliases import ModelAlias, NewModelAlias
 from otel_credits_aggregator.ledger.conventions import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.errors import (
     BusyError,
@@ -85,10 +86,12 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LocalLedger",
+    "ModelAlias",
     "MonthlyUsage",
     "NewBackup",
     "NewConvention",
     "NewGrant",
+    "NewModelAlias",
     "NewPrice",
     "NewRule",
     "NewVoid",

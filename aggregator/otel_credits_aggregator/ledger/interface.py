@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from otel_credits_aggregator.ledger.aliases import ModelAlias, NewModelAlias
 from otel_credits_aggregator.ledger.conventions import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.models import (
     Assignment,
@@ -115,6 +116,15 @@ class Ledger(Protocol):
 
         Raises NotFoundError, and InvalidRequestError if none are kept.
         """
+
+    def model_aliases(self) -> Sequence[ModelAlias]:
+        """Models under another name, as they count now, by that name."""
+
+    def set_model_alias(self, new: NewModelAlias) -> ModelAlias:
+        """Add an alias, or replace that of its model; what was already charged keeps its price."""
+
+    def remove_model_alias(self, model: str) -> ModelAlias:
+        """Let an alias no longer count; returns what it meant. Raises NotFoundError."""
 
     def conventions(self) -> Sequence[Convention]:
         """How each known instrumentation reports tokens, by the name of its scope."""

@@ -24,6 +24,13 @@ from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import OUTPUT_SETTINGS, Store, store_errors
 from otel_credits_aggregator.ledger._totals import Totals
 from otel_credits_aggregator.ledger._voids import Voids
+from otel_credits_aggregator.ledger.aliases import (
+    ModelAlias,
+    NewModelAlias,
+    model_aliases,
+    remove_model_alias,
+    set_model_alias,
+)
 from otel_credits_aggregator.ledger.conventions import (
     Convention,
     ConventionKey,
@@ -212,6 +219,15 @@ class LocalLedger:
         if found is None:
             raise NotFoundError(f"no rule {rule_id!r}: see `otel-credits rules list`")
         return found
+
+    def model_aliases(self) -> Sequence[ModelAlias]:
+        return model_aliases(self._store)
+
+    def set_model_alias(self, new: NewModelAlias) -> ModelAlias:
+        return set_model_alias(self._store, new)
+
+    def remove_model_alias(self, model: str) -> ModelAlias:
+        return remove_model_alias(self._store, model)
 
     def conventions(self) -> Sequence[Convention]:
         return conventions(self._store)

@@ -11,6 +11,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel
 
+from otel_credits_aggregator.ledger.aliases import ModelAlias, NewModelAlias
 from otel_credits_aggregator.ledger.conventions import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.errors import (
     BusyError,
@@ -156,6 +157,15 @@ class RemoteLedger:
         params = _given(since=since.isoformat() if since else None)
         answer = self._answer("POST", f"/rules/{_segment(rule_id)}/test/stored", params=params)
         return StoredTest.model_validate_json(answer.content)
+
+    def model_aliases(self) -> Sequence[ModelAlias]:
+        return self._list(ModelAlias, "/aliases")
+
+    def set_model_alias(self, new: NewModelAlias) -> ModelAlias:
+        return ModelAlias.model_validate_json(self._call("POST", "/aliases", new))
+
+    def remove_model_alias(self, model: str) -> ModelAlias:
+        return ModelAlias.model_validate_json(self._call("DELETE", f"/aliases/{_segment(model)}"))
 
     def conventions(self) -> Sequence[Convention]:
         return self._list(Convention, "/conventions")
