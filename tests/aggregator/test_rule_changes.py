@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.accounting import Accounting, assert_exact, settle
-from support.otlp_build import SOME_TIME_NS, USER, span, traces
+from support.otlp_build import ACTION, RESPONSE_MODEL, SOME_TIME_NS, USER, span, traces
 from support.otlp_clients import post
-from support.processes import AggregatorProcess, clean_environment
+from support.processes import AggregatorProcess, clean_environment, wait_until
 
 SERVER = 2
 RULE = ("rules", "set", "films", "--kind", "server", "--attribute", "http.route=/films")
@@ -88,3 +88,18 @@ def test_the_next_span_goes_by_the_changed_rule(aggregator: AggregatorProcess) -
     assert charged(aggregator) == expected
     assert settle(aggregator) == Accounting(received=6, charged=4, duplicate=1, not_usage=1)
     assert_exact(aggregator, {"ada": Decimal("7.5")})
+
+
+def test_a_deployment_that_waits_is_charged_once_it_has_a_model(aggregator: AggregatorProcess) -> None:
+    """Usage of an unknown model waits as unpriced; a command that names its model charges it, once, and the next at once."""
+    price = {"action_type": "chat", "model": "gpt-5", "credits_per_unit": "0.5"}
+    aggregator.request("POST", "/api/v1/prices", json=price)
+    asked = {ACTION: "chat", USER: "ada", RESPONSE_MODEL: "our-deployment"}
+    send(aggregator, span(asked))
+    assert charged(aggregator) == {}
+    run(aggregator, "aliases", "set", "our-deployment", "gpt-5")
+    wait_until(lambda: len(charged(aggregator)) == 1, 60, "what waited is charged")
+    send(aggregator, span(asked))
+    assert [credits for _, credits in charged(aggregator).values()] == [Decimal("0.5")] * 2
+    assert settle(aggregator) == Accounting(received=2, charged=2)
+    assert_exact(aggregator, {"ada": Decimal(1)})

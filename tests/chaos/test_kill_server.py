@@ -6,6 +6,7 @@ import random
 import time
 from pathlib import Path
 
+import pytest
 from support.chaos import Oracle, assert_nothing_lost_or_doubled, new_seed, sending
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.processes import AggregatorProcess
@@ -56,6 +57,7 @@ def strike_often(data_dir: Path, strikes: int) -> None:
         assert aggregator.terminate() == 0
 
 
+@pytest.mark.long
 def test_kills_of_both_sides_lose_and_double_nothing(tmp_path: Path) -> None:
     """With aggregator and store killed 16 times, alone and together, every user's credits are exact at the end."""
     strike_often(tmp_path, strikes=16)
