@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,30 +23,10 @@ from support.accounting import charges, settle
 from support.otlp_build import AMOUNT, USER, traces, usage_span
 from support.otlp_clients import GrpcClient, post, refusal, status_of
 from support.processes import AggregatorProcess, clean_environment, wait_until
+from support.tokens import TIMEOUT_S, command, made
 
-COMMAND = (sys.executable, "-m", "otel_credits_aggregator")
-TIMEOUT_S = 60.0
 ROTATION_TIMEOUT_S = 60.0
 REFUSED_WITHIN_S = 30.0
-
-
-def command(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """The command as a process of its own, with nothing of this process's settings."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=clean_environment(env),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-
-
-def made(data_dir: Path, name: str, *options: str) -> str:
-    """A new token of the command's making."""
-    done = command("tokens", "add", name, *options, env={"OTEL_CREDITS_DATA_DIR": str(data_dir)})
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @dataclass
