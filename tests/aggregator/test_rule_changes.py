@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -13,9 +10,10 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support.accounting import Accounting, assert_exact, settle
+from support.command import asked
 from support.otlp_build import ACTION, RESPONSE_MODEL, SOME_TIME_NS, USER, span, traces
 from support.otlp_clients import post
-from support.processes import AggregatorProcess, clean_environment, wait_until
+from support.processes import AggregatorProcess, wait_until
 
 SERVER = 2
 RULE = ("rules", "set", "films", "--kind", "server", "--attribute", "http.route=/films")
@@ -26,15 +24,6 @@ def aggregator(tmp_path: Path) -> Iterator[AggregatorProcess]:
     """A running aggregator with an embedded store."""
     with AggregatorProcess(tmp_path) as started:
         yield started
-
-
-def run(aggregator: AggregatorProcess, *arguments: str) -> None:
-    """`otel-credits ...`, which asks the aggregator."""
-    environment = clean_environment() | {"OTEL_CREDITS_URL": aggregator.url}
-    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    command = [sys.executable, "-m", "otel_credits_aggregator", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 def set_price(aggregator: AggregatorProcess, action: str, credits: str) -> None:
@@ -64,19 +53,19 @@ def test_the_next_span_goes_by_the_changed_rule(aggregator: AggregatorProcess) -
     first, second, unpaid, third = (film() for _ in range(4))
     set_price(aggregator, "view", "0.5")
     set_price(aggregator, "search", "2")
-    run(aggregator, *RULE, "--action", "view", "--on")
+    asked(aggregator, *RULE, "--action", "view", "--on")
     send(aggregator, first)
     expected = {first.span_id.hex(): ("view", Decimal("0.5"))}
     assert charged(aggregator) == expected
 
-    run(aggregator, *RULE, "--action", "search", "--on")
+    asked(aggregator, *RULE, "--action", "search", "--on")
     send(aggregator, second, first)
     expected[second.span_id.hex()] = ("search", Decimal(2))
     assert charged(aggregator) == expected
 
     aggregator.request("PUT", "/api/v1/rules/films/enabled", json={"enabled": False})
     send(aggregator, unpaid)
-    run(aggregator, "rules", "on", "films")
+    asked(aggregator, "rules", "on", "films")
     send(aggregator, third)
     expected[third.span_id.hex()] = ("search", Decimal(2))
     assert charged(aggregator) == expected
@@ -94,12 +83,12 @@ def test_a_deployment_that_waits_is_charged_once_it_has_a_model(aggregator: Aggr
     """Usage of an unknown model waits as unpriced; a command that names its model charges it, once, and the next at once."""
     price = {"action_type": "chat", "model": "gpt-5", "credits_per_unit": "0.5"}
     aggregator.request("POST", "/api/v1/prices", json=price)
-    asked = {ACTION: "chat", USER: "ada", RESPONSE_MODEL: "our-deployment"}
-    send(aggregator, span(asked))
+    call = {ACTION: "chat", USER: "ada", RESPONSE_MODEL: "our-deployment"}
+    send(aggregator, span(call))
     assert charged(aggregator) == {}
-    run(aggregator, "aliases", "set", "our-deployment", "gpt-5")
+    asked(aggregator, "aliases", "set", "our-deployment", "gpt-5")
     wait_until(lambda: len(charged(aggregator)) == 1, 60, "what waited is charged")
-    send(aggregator, span(asked))
+    send(aggregator, span(call))
     assert [credits for _, credits in charged(aggregator).values()] == [Decimal("0.5")] * 2
     assert settle(aggregator) == Accounting(received=2, charged=2)
     assert_exact(aggregator, {"ada": Decimal(1)})

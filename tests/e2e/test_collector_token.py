@@ -12,8 +12,8 @@ import pytest
 from support.accounting import charges, settle
 from support.collector import CONFIG, CollectorProcess
 from support.collector_traffic import send, usage_span
+from support.command import made
 from support.processes import AggregatorProcess, wait_until
-from support.tokens import made
 
 pytestmark = [pytest.mark.collector, pytest.mark.timeout(1800)]
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,9 +15,10 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otel_credits_aggregator.access import Role, add_token
 from support.accounting import Accounting, assert_exact, settle
+from support.command import asked
 from support.otlp_build import USER, resource_spans, span, traces
 from support.otlp_clients import post
-from support.processes import AggregatorProcess, clean_environment
+from support.processes import AggregatorProcess
 
 PAGE = (Path(__file__).parents[2] / "docs" / "emitters.md").read_text("utf-8").split("## Teach another emitter")[1]
 LIST, TEACH, REPLAY, REMOVE = (
@@ -36,16 +34,6 @@ def aggregator(tmp_path: Path) -> Iterator[AggregatorProcess]:
     """A running aggregator that charges LLM calls."""
     with AggregatorProcess(tmp_path, {"OTEL_CREDITS_CHARGE_GENAI": "on"}) as started:
         yield started
-
-
-def run(aggregator: AggregatorProcess, *arguments: str) -> str:
-    """`otel-credits ...`, which asks the aggregator; returns what it printed."""
-    environment = clean_environment() | {"OTEL_CREDITS_URL": aggregator.url}
-    environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-    command = [sys.executable, "-m", "otel_credits_aggregator", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def llm_span(response_id: str) -> Span:
@@ -64,14 +52,14 @@ def test_an_unknown_emitter_is_taught_with_one_command(aggregator: AggregatorPro
     first = llm_span("answer-1")
     send(aggregator, first, first, llm_span("answer-2"))
     assert settle(aggregator) == Accounting(received=3, quarantined=3)
-    waiting = json.loads(run(aggregator, *LIST, "--json"))
+    waiting = json.loads(asked(aggregator, *LIST, "--json"))
     assert {(row["scope_name"], row["scope_version"]) for row in waiting} == {("acme.llm", "2.1.0")}
-    assert "Its scope is acme.llm 2.1.0" in run(aggregator, *LIST)
+    assert "Its scope is acme.llm 2.1.0" in asked(aggregator, *LIST)
     assert "what people said" not in json.dumps(waiting)
 
-    assert "acme.llm" in run(aggregator, *TEACH)
+    assert "acme.llm" in asked(aggregator, *TEACH)
     for _ in range(2):
-        run(aggregator, *REPLAY)
+        asked(aggregator, *REPLAY)
     assert settle(aggregator) == Accounting(received=3, charged=2, duplicate=1)
     assert_exact(aggregator, {"ada": 2 * PRICE})
     (event, _) = aggregator.request("GET", "/api/v1/events")
@@ -81,7 +69,7 @@ def test_an_unknown_emitter_is_taught_with_one_command(aggregator: AggregatorPro
     assert settle(aggregator) == Accounting(received=5, charged=3, duplicate=2)
     assert_exact(aggregator, {"ada": 3 * PRICE})
 
-    run(aggregator, *REMOVE)
+    asked(aggregator, *REMOVE)
     send(aggregator, llm_span("answer-4"))
     assert settle(aggregator) == Accounting(received=6, charged=3, duplicate=2, quarantined=1)
     assert_exact(aggregator, {"ada": 3 * PRICE})

@@ -20,10 +20,10 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from support.accounting import charges, settle
+from support.command import TIMEOUT_S, command, made
 from support.otlp_build import AMOUNT, USER, traces, usage_span
 from support.otlp_clients import GrpcClient, post, refusal, status_of
 from support.processes import AggregatorProcess, clean_environment, wait_until
-from support.tokens import TIMEOUT_S, command, made
 
 ROTATION_TIMEOUT_S = 60.0
 REFUSED_WITHIN_S = 30.0

@@ -18,7 +18,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from otel_credits_aggregator.ledger.models import Name, UserId, Utc
+from otel_credits_aggregator.ledger.fields import Name, UserId, Utc
 
 __all__ = ["Role", "Token", "TokensFileError", "add_token", "hashed", "read_tokens", "revoke_token"]
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
 from otel_credits_aggregator.ledger import ModelAlias, NewModelAlias
-from otel_credits_aggregator.ledger.models import Name
+from otel_credits_aggregator.ledger.fields import Name
 
 __all__ = ["router"]
 

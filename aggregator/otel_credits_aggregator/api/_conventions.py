@@ -10,7 +10,7 @@ from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
 from otel_credits_aggregator.ledger import Convention, ConventionKey, NewConvention
 from otel_credits_aggregator.ledger.conventions import Provider
-from otel_credits_aggregator.ledger.models import Name, Text
+from otel_credits_aggregator.ledger.fields import Name, Text
 
 __all__ = ["router"]
 

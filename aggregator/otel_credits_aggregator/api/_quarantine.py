@@ -22,7 +22,7 @@ from otel_credits_aggregator.ledger import (
     Replayed,
     TakenIn,
 )
-from otel_credits_aggregator.ledger.models import EVENT_IDS_MAX, Name, UtcInput
+from otel_credits_aggregator.ledger.fields import EVENT_IDS_MAX, Name, UtcInput
 
 __all__ = ["router"]
 

@@ -10,7 +10,7 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, StrictBool
 from otel_credits_aggregator.api._errors import errors, errors_with_body
 from otel_credits_aggregator.api._state import LedgerOfApp
 from otel_credits_aggregator.ledger import NewRule, Rule, RuleCharge, StoredTest
-from otel_credits_aggregator.ledger.models import Name, UtcInput
+from otel_credits_aggregator.ledger.fields import Name, UtcInput
 
 __all__ = ["router"]
 

@@ -9,8 +9,8 @@ from fastapi import Depends, Path, Query, Request
 from otel_credits_aggregator.access import Token
 from otel_credits_aggregator.ledger import Ledger, OneUserLedger
 from otel_credits_aggregator.ledger._server import Server
+from otel_credits_aggregator.ledger.fields import UserId
 from otel_credits_aggregator.ledger.interface import LIMIT_DEFAULT, LIMIT_MAX
-from otel_credits_aggregator.ledger.models import UserId
 
 __all__ = [
     "LIMIT",

@@ -5,8 +5,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from otel_credits_aggregator.ledger.fields import UserId
 from otel_credits_aggregator.ledger.interface import LIMIT_MAX
-from otel_credits_aggregator.ledger.models import UserId
 
 __all__ = ["AsJson", "Limit", "Payer", "User", "UserOption", "checked", "in_words"]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_credits_aggregator.ledger.models import exact_text
+from otel_credits_aggregator.ledger.fields import exact_text
 
 __all__ = ["Column", "print_json", "print_rows", "print_sql_rows", "shown"]
 

@@ -3,7 +3,8 @@
 `LocalLedger` reads and writes the store (embedded or a server), `RemoteLedger` asks a running aggregator's API. Both
 answer with the same models and raise the same errors, and one contract test runs over both.
 
-Order of the files: `errors`, `models` (what goes in and out), `reasons` (what a quarantined usage needs), `interface`,
+Order of the files: `errors`, `fields` (kinds of values), `models` (what comes out), `inputs` (what goes in),
+`reasons` (what a quarantined usage needs), `interface`,
 `_queries` (the named queries of ``clickhouse/queries``), `_pool` (clients), `_store` (models in and out of the store),
 `_grants` (granting once), `conventions` (what is known of emitters), `aliases` (models under another name),
 `_server` (what only a running server may do), `_quarantine`, `_voids`, `_totals`, `_backup`,
@@ -25,34 +26,36 @@ from otel_credits_aggregator.ledger.errors import (
     StoreUnavailableError,
     UnauthenticatedError,
 )
-from otel_credits_aggregator.ledger.interface import Ledger
-from otel_credits_aggregator.ledger.local import LocalLedger, store_id
-from otel_credits_aggregator.ledger.models import (
+from otel_credits_aggregator.ledger.inputs import (
     Assignment,
-    Backup,
-    Balance,
-    ClientUsage,
-    Correction,
-    Difference,
     Discard,
-    Discarded,
-    Event,
     Fix,
-    Grant,
-    MonthlyUsage,
     NewBackup,
     NewGrant,
     NewPrice,
     NewRule,
     NewVoid,
-    Price,
     Profile,
+    QuarantineFilter,
+    RawRequest,
+)
+from otel_credits_aggregator.ledger.interface import Ledger
+from otel_credits_aggregator.ledger.local import LocalLedger, store_id
+from otel_credits_aggregator.ledger.models import (
+    Backup,
+    Balance,
+    ClientUsage,
+    Correction,
+    Difference,
+    Discarded,
+    Event,
+    Grant,
+    MonthlyUsage,
+    Price,
     QuarantinedCopy,
     QuarantinedRequest,
     QuarantinedUsage,
-    QuarantineFilter,
     QuarantineReason,
-    RawRequest,
     Rebuilt,
     Replayed,
     Rule,

@@ -8,7 +8,9 @@ from decimal import Decimal
 
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import ConflictError
-from otel_credits_aggregator.ledger.models import Grant, Missing, NewGrant, exact_text
+from otel_credits_aggregator.ledger.fields import exact_text
+from otel_credits_aggregator.ledger.inputs import NewGrant
+from otel_credits_aggregator.ledger.models import Grant, Missing
 
 __all__ = ["Grants"]
 

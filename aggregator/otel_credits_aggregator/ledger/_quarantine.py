@@ -10,15 +10,12 @@ from otel_credits_aggregator.envelope import binding_fields
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import BusyError, InvalidRequestError, LedgerError, NotFoundError
+from otel_credits_aggregator.ledger.inputs import Assignment, Discard, QuarantineFilter, RawRequest
 from otel_credits_aggregator.ledger.models import (
-    Assignment,
-    Discard,
     QuarantinedCopy,
     QuarantinedRequest,
     QuarantinedUsage,
-    QuarantineFilter,
     QuarantineReason,
-    RawRequest,
     TakenIn,
 )
 from otel_credits_aggregator.ledger.reasons import UNKNOWN_CONVENTION, hint

@@ -17,7 +17,8 @@ from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.ledger._queries import named_query
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import InvalidRequestError, LedgerError
-from otel_credits_aggregator.ledger.models import NewRule, RuleCharge, StoredTest
+from otel_credits_aggregator.ledger.inputs import NewRule
+from otel_credits_aggregator.ledger.models import RuleCharge, StoredTest
 from otel_credits_aggregator.migrations import migrate
 from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.outcomes import BadRequest

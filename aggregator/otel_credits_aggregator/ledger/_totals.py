@@ -19,7 +19,8 @@ from otel_credits_aggregator.ledger._ranges import ranges, stored_ranges
 from otel_credits_aggregator.ledger._server import Server, undisturbed
 from otel_credits_aggregator.ledger._store import LONG_READS, Store
 from otel_credits_aggregator.ledger.errors import LedgerError
-from otel_credits_aggregator.ledger.models import Correction, Difference, Fix, Rebuilt
+from otel_credits_aggregator.ledger.inputs import Fix
+from otel_credits_aggregator.ledger.models import Correction, Difference, Rebuilt
 from otel_credits_aggregator.store import Client, rows
 
 __all__ = ["Totals"]

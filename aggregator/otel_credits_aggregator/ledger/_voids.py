@@ -7,7 +7,8 @@ from uuid import UUID
 from otel_credits_aggregator.ledger._server import Server
 from otel_credits_aggregator.ledger._store import Store, store_errors
 from otel_credits_aggregator.ledger.errors import BusyError, LedgerError, NotFoundError
-from otel_credits_aggregator.ledger.models import NewVoid, Void
+from otel_credits_aggregator.ledger.inputs import NewVoid
+from otel_credits_aggregator.ledger.models import Void
 from otel_credits_aggregator.outcomes import Refusal
 from otel_credits_aggregator.replay import VOID, Treatment
 

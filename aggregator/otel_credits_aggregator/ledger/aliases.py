@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import NotFoundError
-from otel_credits_aggregator.ledger.models import Name, Text, Utc
+from otel_credits_aggregator.ledger.fields import Name, Text, Utc
 
 __all__ = ["ModelAlias", "NewModelAlias", "model_aliases", "remove_model_alias", "set_model_alias"]
 

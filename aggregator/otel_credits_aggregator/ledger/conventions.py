@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, m
 
 from otel_credits_aggregator.ledger._store import Store
 from otel_credits_aggregator.ledger.errors import NotFoundError
-from otel_credits_aggregator.ledger.models import Name, Text, Utc
+from otel_credits_aggregator.ledger.fields import Name, Text, Utc
 
 __all__ = ["Convention", "ConventionKey", "NewConvention", "conventions", "remove_convention", "set_convention"]
 

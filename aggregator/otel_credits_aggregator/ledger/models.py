@@ -1,53 +1,29 @@
-"""What goes into the ledger and comes out of it, the same in the API, the command and Python.
+"""What comes out of the ledger, the same in the API, the command and Python."""
 
-Decimals are exact strings in JSON, without exponent and without trailing zeros; times are UTC, ISO 8601.
-"""
-
-import base64
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    StrictBool,
-    model_validator,
-)
+from otel_credits_aggregator.ledger.fields import Exact, Row, Utc
 
 __all__ = [
-    "CREDITS_MAX",
-    "EVENT_IDS_MAX",
-    "NAME_BYTES_MAX",
-    "Assignment",
+    "Backup",
     "Balance",
     "ClientUsage",
     "Correction",
     "Difference",
-    "Discard",
     "Discarded",
     "Event",
-    "Fix",
     "Grant",
     "Health",
     "Missing",
     "MonthlyUsage",
-    "NewGrant",
-    "NewPrice",
-    "NewRule",
     "Price",
-    "Profile",
-    "QuarantineFilter",
     "QuarantineReason",
     "QuarantinedCopy",
     "QuarantinedRequest",
     "QuarantinedUsage",
-    "RawRequest",
     "Rebuilt",
     "Replayed",
     "Rule",
@@ -57,96 +33,11 @@ __all__ = [
     "TakenIn",
     "Until",
     "User",
-    "UserId",
-    "exact_text",
+    "Void",
 ]
 
-# The same bounds as the chain has for usage (clickhouse/migrations/0004_usage_chain.sql).
-CREDITS_MAX = Decimal(10**18)
-NAME_BYTES_MAX = 512
-EVENT_IDS_MAX = 500
-_DECIMAL_PLACES = 12
 
-
-def exact_text(value: Decimal) -> str:
-    """A decimal as people write it: all digits, no exponent, no trailing zeros."""
-    text = f"{value:f}"
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, best as a string")
-    return value
-
-
-def _at_most_12_places(value: Decimal) -> Decimal:
-    exponent = value.normalize().as_tuple().exponent
-    if isinstance(exponent, int) and -exponent > _DECIMAL_PLACES:
-        raise ValueError(f"has more than {_DECIMAL_PLACES} decimal places")
-    return value
-
-
-def _short_text(value: str) -> str:
-    try:
-        size_bytes = len(value.encode())
-    except UnicodeEncodeError:
-        raise ValueError("is not valid Unicode") from None
-    if size_bytes > NAME_BYTES_MAX:
-        raise ValueError(f"is longer than {NAME_BYTES_MAX} bytes")
-    return value
-
-
-def _not_empty(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _base64(value: str) -> str:
-    try:
-        base64.b64decode(value, validate=True)
-    except ValueError:
-        raise ValueError("is not base64") from None
-    return value
-
-
-def _iso_text(value: object) -> object:
-    """Refuses numbers: 2026 is a year to people and a second of 1970 to machines."""
-    if isinstance(value, datetime) or (isinstance(value, str) and "-" in value):
-        return value
-    raise ValueError("must be a date or time as in ISO 8601, for example 2026-01-31 or 2026-01-31T12:00:00Z")
-
-
-def _utc(value: datetime) -> datetime:
-    """A time without a zone is taken as UTC."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-Exact = Annotated[Decimal, PlainSerializer(exact_text, return_type=str, when_used="json")]
-ExactInput = Annotated[Exact, BeforeValidator(_not_bool), AfterValidator(_at_most_12_places)]
-Text = Annotated[str, AfterValidator(_short_text)]
-Name = Annotated[str, AfterValidator(_not_empty), AfterValidator(_short_text)]
-UserId = Name
-Utc = Annotated[datetime, AfterValidator(_utc)]
-UtcInput = Annotated[Utc, BeforeValidator(_iso_text)]
-
-
-class _Row(BaseModel):
-    """A row of a result."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class _Input(BaseModel):
-    """What a caller gives; an unknown field is a mistake, not something to ignore."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Health(_Row):
+class Health(Row):
     """What a running aggregator says of itself; `store` tells whether two processes mean the same store."""
 
     status: Literal["ok"] = "ok"
@@ -154,7 +45,7 @@ class Health(_Row):
     store: str
 
 
-class Balance(_Row):
+class Balance(Row):
     """What a user has left. `updated_at` is empty for a user who is known by profile only."""
 
     user_id: str
@@ -165,7 +56,7 @@ class Balance(_Row):
     updated_at: Utc | None = None
 
 
-class User(_Row):
+class User(Row):
     """What is known of a user."""
 
     id: str
@@ -173,7 +64,7 @@ class User(_Row):
     name: str
 
 
-class Event(_Row):
+class Event(Row):
     """An entry of `credit_usage_events`.
 
     `status`: `charged`; `void`, a charge that was taken back; or `reversal`, the entry that takes it back, with negative numbers.
@@ -200,7 +91,7 @@ class Event(_Row):
     status: Literal["charged", "void", "reversal"]
 
 
-class Void(_Row):
+class Void(Row):
     """A charge that was taken back because someone decided it."""
 
     event_id: UUID
@@ -214,7 +105,7 @@ class Void(_Row):
     created_at: Utc
 
 
-class Grant(_Row):
+class Grant(Row):
     """Credits given to a user."""
 
     grant_id: str
@@ -224,7 +115,7 @@ class Grant(_Row):
     created_at: Utc
 
 
-class MonthlyUsage(_Row):
+class MonthlyUsage(Row):
     """What a user consumed in a month of one action and model."""
 
     user_id: str
@@ -237,7 +128,7 @@ class MonthlyUsage(_Row):
     credits_consumed: Exact
 
 
-class Price(_Row):
+class Price(Row):
     """A row of the price book; `status` is current, future, past or replaced."""
 
     action_type: str
@@ -250,7 +141,7 @@ class Price(_Row):
     status: str
 
 
-class Rule(_Row):
+class Rule(Row):
     """A billing rule as it counts now: which spans are a usage of `action_type`, and how much. Empty conditions are any."""
 
     rule_id: str
@@ -281,7 +172,7 @@ class Rule(_Row):
         return ", ".join(words)
 
 
-class RuleCharge(_Row):
+class RuleCharge(Row):
     """What a rule would have charged a user, or (`outcome` quarantined) would have tried to, and why it could not."""
 
     rule_id: str
@@ -294,7 +185,7 @@ class RuleCharge(_Row):
     credits: Exact
 
 
-class StoredTest(_Row):
+class StoredTest(Row):
     """What a rule would have charged for the requests that are kept, and how many these are, from when on."""
 
     requests: int
@@ -303,7 +194,7 @@ class StoredTest(_Row):
     charges: tuple[RuleCharge, ...]
 
 
-class QuarantinedUsage(_Row):
+class QuarantinedUsage(Row):
     """A usage that could not be charged; `detail` says what to do."""
 
     event_id: UUID
@@ -326,7 +217,7 @@ class QuarantinedUsage(_Row):
     last_received_at: Utc
 
 
-class QuarantinedCopy(_Row):
+class QuarantinedCopy(Row):
     """One row of the quarantine: one delivery of a usage, or a whole request that could not be inserted.
 
     `raw_bytes` is the size of such a request, and `raw_begin` its first 64 bytes in hex.
@@ -356,7 +247,7 @@ class QuarantinedCopy(_Row):
     raw_begin: str
 
 
-class QuarantinedRequest(_Row):
+class QuarantinedRequest(Row):
     """A whole request that could not be inserted; the bytes themselves are `RawRequest`."""
 
     quarantine_id: UUID
@@ -370,7 +261,7 @@ class QuarantinedRequest(_Row):
     raw_bytes: int
 
 
-class QuarantineReason(_Row):
+class QuarantineReason(Row):
     """How many usages are quarantined for a reason, and what to do about it."""
 
     reason: str
@@ -381,31 +272,31 @@ class QuarantineReason(_Row):
     last_received_at: Utc
 
 
-class Replayed(_Row):
+class Replayed(Row):
     """How many rows of the quarantine were tried again. What could not be charged this time either is still there."""
 
     tried: int
 
 
-class Discarded(_Row):
+class Discarded(Row):
     """How many rows left the quarantine without being charged; each is recorded in `quarantine_decisions`."""
 
     discarded: int
 
 
-class TakenIn(_Row):
+class TakenIn(Row):
     """How many spans or data points a request brought, which is now durable and charged like any other."""
 
     items: int
 
 
-class Until(_Row):
+class Until(Row):
     """The last user of a range; empty: it has no end."""
 
     until: str
 
 
-class ClientUsage(_Row):
+class ClientUsage(Row):
     """Whether what a process recorded has arrived.
 
     `missing` was recorded, waits no longer and was not received: it is lost, or still on its way (in a Collector, in a spool).
@@ -425,7 +316,7 @@ class ClientUsage(_Row):
     last_report_at: Utc
 
 
-class SeriesFault(_Row):
+class SeriesFault(Row):
     """Where two intervals of one series of data points do not meet: a `gap` between them, or an `overlap`.
 
     `from_ns` and `until_ns` are its bounds in nanoseconds since 1970, `from_at` and `until_at` the same to the microsecond. User
@@ -443,13 +334,13 @@ class SeriesFault(_Row):
     until_at: Utc
 
 
-class Missing(_Row):
+class Missing(Row):
     """By how much a total falls short."""
 
     credits: Exact
 
 
-class Difference(_Row):
+class Difference(Row):
     """A running total that is not the sum of its events or grants.
 
     `total` names it: granted, consumed and events are behind the balance (action_type and model are empty);
@@ -472,7 +363,7 @@ class Correction(Difference):
     comment: str
 
 
-class Rebuilt(_Row):
+class Rebuilt(Row):
     """How many rows the two tables of totals have now, and how many sums of the old ones were wrong."""
 
     user_months: int
@@ -480,150 +371,10 @@ class Rebuilt(_Row):
     changed: int
 
 
-class Backup(_Row):
+class Backup(Row):
     """A backup that was taken: its folder on the server's machine, the moment it shows, and its size."""
 
     path: str
     taken_at: Utc
     files: int
     bytes: int
-
-
-class NewBackup(_Input):
-    """Where a backup is to be."""
-
-    path: Name = Field(
-        description="A folder on the server's machine that does not exist yet, as an absolute path.",
-        examples=["/mnt/backups/2026-11-24"],
-    )
-
-
-class QuarantineFilter(_Input):
-    """Which quarantined usages are meant: those that match all that is given.
-
-    `since` is part of the time in which they were received, `until` is not.
-    """
-
-    reason: Name | None = None
-    user_id: UserId | None = None
-    event_ids: tuple[UUID, ...] = Field((), max_length=EVENT_IDS_MAX)
-    since: UtcInput | None = None
-    until: UtcInput | None = None
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing narrows it down."""
-        return self == QuarantineFilter()
-
-
-class Assignment(_Input):
-    """Who pays for quarantined usage that names nobody."""
-
-    user_id: UserId = Field(examples=["42"])
-    decided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
-    comment: Text = Field("", description="Why; recorded.")
-
-
-class Discard(_Input):
-    """Why quarantined usage will never be charged."""
-
-    comment: Name = Field(description="Why; recorded.", examples=["load test of 2026-11-20"])
-    decided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
-
-
-class RawRequest(_Input):
-    """An OTLP request as bytes: what `quarantine export` writes a line of, with more fields, and `import` reads."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    signal: Literal["traces", "metrics"]
-    raw_request: Annotated[str, AfterValidator(_base64)] = Field(description="The request in OTLP protobuf, base64.")
-    allowed_services: tuple[Name, ...] = Field((), description="What its sender might charge for; empty: any service.")
-    allowed_actions: tuple[Name, ...] = Field((), description="The same of actions.")
-
-    @property
-    def payload(self) -> bytes:
-        """The request."""
-        return base64.b64decode(self.raw_request)
-
-
-class Fix(_Input):
-    """Who has totals corrected, and why; both are recorded."""
-
-    corrected_by: Text = Field("", examples=["ada"])
-    comment: Text = Field("", examples=["after the disk failure of 2026-11-20"])
-
-
-class NewVoid(_Input):
-    """Why a charge is taken back."""
-
-    reason: Name = Field(description="Why; recorded.", examples=["the report was empty"])
-    voided_by: Text = Field("", description="Who decided; recorded.", examples=["ada"])
-
-
-class NewGrant(_Input):
-    """Credits to give; the same `grant_id` again gives nothing more."""
-
-    credits: ExactInput = Field(
-        gt=0, le=CREDITS_MAX, description="Decimal string, at most 12 decimal places.", examples=["100"]
-    )
-    reason: Text = Field("", examples=["welcome"])
-    grant_id: Name | None = Field(None, description="Idempotency key; made up if left out.", examples=["order-1234"])
-
-
-class Profile(_Input):
-    """What to remember of a user; what is left out or empty stays as it was."""
-
-    email: Text = Field("", examples=["ada@example.com"])
-    name: Text = Field("", examples=["Ada"])
-
-
-class NewPrice(_Input):
-    """A price to add. Without `effective_from` it applies from now on, and to what waits as unpriced."""
-
-    action_type: Name = Field("*", description="Action, or * for any.", examples=["ai_chat_message"])
-    model: Name = Field("*", description="Model, or * for any.")
-    unit: Name = Field("call", examples=["output_token"])
-    credits_per_unit: ExactInput = Field(ge=0, le=CREDITS_MAX, description="Decimal string.", examples=["0.000015"])
-    effective_from: UtcInput | None = Field(None, description="Usage that ends then or later has this price.")
-    source: Text = Field("", description="Where the price is from.")
-
-
-Conditions = Annotated[dict[Name, Text], Field(max_length=20)]
-_SOURCE = r"^(one|seconds|attribute:.+)$"
-Source = Annotated[Name, Field(pattern=_SOURCE)]
-
-
-class NewRule(_Input):
-    """A billing rule, or the new text of one. All of its conditions must hold; at least one is needed."""
-
-    rule_id: Name = Field(examples=["api-routes"])
-    enabled: StrictBool = Field(False, description="Whether it counts from now on.")
-    priority: int = Field(100, ge=-(2**31), lt=2**31, description="Of the rules that match, the lowest number decides.")
-    attributes: Conditions = Field({}, description="Attributes with exactly this text.")
-    attribute_prefixes: Conditions = Field(
-        {}, description="Attributes whose text begins so; empty: any text.", examples=[{"http.route": "/api/"}]
-    )
-    span_name: Text = Field("", description="The span's whole name.")
-    span_name_prefix: Text = Field("", description="How the span's name begins.")
-    kind: Literal["", "internal", "server", "client", "producer", "consumer"] = ""
-    scope_name: Text = Field("", description="The instrumentation, by its scope's name.")
-    service_name: Text = ""
-    status: Literal["", "unset", "ok", "error"] = ""
-    charge_failed: StrictBool = Field(
-        False, description="Whether spans with status error are charged; if not, they are free."
-    )
-    action_type: Name = Field(description="What the span is a usage of.", examples=["api_request"])
-    quantities: Annotated[dict[Name, Source], Field(min_length=1, max_length=20)] = Field(
-        {"call": "one"}, description="Unit to where its quantity is from: one, seconds, or attribute:NAME."
-    )
-    note: Text = ""
-
-    @model_validator(mode="after")
-    def _has_a_condition(self) -> "NewRule":
-        conditions = (self.attributes, self.attribute_prefixes, self.span_name, self.span_name_prefix, self.kind)
-        if not any((*conditions, self.scope_name, self.service_name, self.status)):
-            raise ValueError("a rule needs a condition: without one it would charge every span")
-        if self.status == "error" and not self.charge_failed:
-            raise ValueError("a rule for failed spans (status error) must charge them: set charge_failed")
-        return self

@@ -1,4 +1,4 @@
-"""Tokens as an operator makes them: with the command."""
+"""The command as an operator uses it, as a process of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from support.processes import clean_environment
+from support.processes import AggregatorProcess, clean_environment
 
-__all__ = ["TIMEOUT_S", "command", "made"]
+__all__ = ["TIMEOUT_S", "asked", "command", "made"]
 
 COMMAND = (sys.executable, "-m", "otel_credits_aggregator")
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 
 def command(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -32,3 +32,10 @@ def made(data_dir: Path, name: str, *options: str) -> str:
     done = command("tokens", "add", name, *options, env={"OTEL_CREDITS_DATA_DIR": str(data_dir)})
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def asked(aggregator: AggregatorProcess, *arguments: str) -> str:
+    """What the command printed that asked a running aggregator."""
+    done = command(*arguments, env={"OTEL_CREDITS_URL": aggregator.url})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
