@@ -1,4 +1,4 @@
-"""An app that asks OpenAI and never imports otel_credits: its SDK under the official instrumentation, by `opentelemetry-instrument`.
+"""An app that asks OpenAI and never imports otel_credits: its SDK and the official instrumentation, nothing else.
 
 FastAPI under uvicorn, the OpenAI SDK against a server that speaks its wire format, and a real aggregator. The user is in a
 header of the app's proxy.
