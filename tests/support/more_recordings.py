@@ -86,11 +86,19 @@ def charge(chain: Chain, cases: Iterable[str]) -> dict[str, Charged]:
     return charge_requests(chain, [(case, payload) for case in cases if (payload := spans_of(case)) is not None])
 
 
-def charge_requests(chain: Chain, sent: list[tuple[str, bytes]], **settings: Any) -> dict[str, Charged]:
-    """The same for trace requests, each with the name of its case, which is the payer of all of it."""
+def charge_requests(
+    chain: Chain,
+    sent: list[tuple[str, bytes]],
+    prices: Mapping[tuple[str, str], Decimal] | None = None,
+    **settings: Any,
+) -> dict[str, Charged]:
+    """The same for trace requests, each with the name of its case, which is the payer of all of it; at these prices (by
+    model and unit), if they are given."""
     chain.command("TRUNCATE TABLE credit_action_costs")
-    rows = [[unit, price, 0] for unit, price in PRICES.items()]
-    chain.client.insert("credit_action_costs", rows, column_names=["unit", "credits_per_unit", "effective_from"])
+    book = {("*", unit): price for unit, price in PRICES.items()} if prices is None else prices
+    rows = [[model, unit, price, 0] for (model, unit), price in book.items()]
+    columns = ["model", "unit", "credits_per_unit", "effective_from"]
+    chain.client.insert("credit_action_costs", rows, column_names=columns)
     _insert(chain, sent, {"user_attributes": ("no.such.attribute",)} | settings)
     found: dict[str, Charged] = defaultdict(Charged)
     for event in chain.events():
