@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
 from otel_credits._guard import say_once
-from otel_credits._meter_export import MeterExport, Point
+from otel_credits._meter_export import MeterExport
+from otel_credits._meter_points import Point
 from otel_credits._queue import REJECTED, Stats, UsageQueue
 from otel_credits._reports import Reports
 from otel_credits._senders import Answer, Batch, Sender, SenderFactory, Verdict
 from otel_credits._settings import Settings
+from otel_credits._spool_points import StoredPoint, request_of_points
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -159,6 +161,7 @@ class ExportThread:
             while not self._stopping:
                 self._wake.wait(self._pause_s())
                 self._wake.clear()
+                self._write_metered()
                 self._round()
                 self._send_metered()
                 self._report()
@@ -166,7 +169,10 @@ class ExportThread:
             detach(token)
 
     def _pause_s(self) -> float:
-        """Until the next look: the interval, or what is left of the wait after a failure."""
+        """Until the next look: the interval, or what is left of the wait after a failure, unless meters are written to
+        the spool meanwhile."""
+        if self._meters.is_written:
+            return self._settings.export_interval_s
         return max(self._settings.export_interval_s, self._idle_until - time.monotonic())
 
     def _round(self) -> None:
@@ -179,12 +185,19 @@ class ExportThread:
             while not self._stopping and self._send_one():
                 self._queue.take_over()
             if time.monotonic() >= self._idle_until:
-                while not self._stopping and self._send_left():
+                while not self._stopping and (self._send_left() or self._send_left_points()):
                     pass
         except Exception:
             # Nothing here is expected to raise. The thread must outlive what is unexpected: it is asked again later.
             logger.exception("credits: the export thread met an unexpected error; it goes on")
             self._back_off(Answer(Verdict.RETRY))
+
+    def _write_metered(self) -> None:
+        """With a spool, write what the meters counted before anything is sent, which may take long."""
+        try:
+            self._meters.write()
+        except Exception:
+            logger.exception("credits: the export thread met an unexpected error; it goes on")
 
     def _send_metered(self) -> None:
         """Send what the meters counted, if it is time for that, until nothing is left or an attempt failed."""
@@ -247,6 +260,17 @@ class ExportThread:
             return False
         batch = self._queue.left_batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
         return bool(batch) and self._deliver(batch, self._settle_left, self._attempt_spans)
+
+    def _send_left_points(self) -> bool:
+        """Send the first points that meters of a dead process left on disk, once its usages are sent."""
+        points = () if self._queue.inbox_length() else self._queue.left_points(self._settings.batch_spans_max)
+        return bool(points) and self._deliver(points, self._settle_left_points, self._attempt_left_points)
+
+    def _attempt_left_points(self, sender: Sender, points: Sequence[StoredPoint]) -> Answer:
+        return sender.report(request_of_points(points), self._settings.export_timeout_s)
+
+    def _settle_left_points(self, count: int, rejected: int) -> None:
+        self._queue.settle_left_points(count)
 
     def _settle_left(self, count: int, rejected: int) -> None:
         self._queue.settle_left(count)

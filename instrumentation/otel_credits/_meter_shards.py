@@ -81,19 +81,19 @@ class Shards:
         """A thread begins a shard. (`append` is atomic.)"""
         self._all.append(shard)
 
-    def take(self) -> dict[Series, int]:
+    def take(self, *, new_generation: bool = True) -> dict[Series, int]:
         """All that was added since the last call, in units of 10^-12. For one thread at a time.
 
-        Each call begins a generation: threads turn to a new shard with their next addition, and a shard that nobody
+        A new generation: threads turn to a new shard with their next addition, and a shard that nobody
         writes any more is forgotten once it is taken. So memory follows the series of the last interval.
         """
-        self.generation += 1
+        self.generation += new_generation
         taken: dict[Series, int] = {}
         for shard in tuple(self._all):
             over = shard.is_over()  # asked first: what is written before the answer yes is taken below
             for series, added in shard.take():
                 taken[series] = taken.get(series, 0) + added
-            if over:
+            if over and new_generation:
                 self._all.remove(shard)
         return taken
 

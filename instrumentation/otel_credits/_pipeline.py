@@ -88,7 +88,7 @@ class Pipeline:
 
     def _change_spool(self, settings: Settings) -> Settings:
         """Usage moves to the disk, or to another folder, only before there is any."""
-        if self.queue.stats().recorded == 0:
+        if self.queue.stats().recorded == 0 and self.meters.is_idle():
             self.queue = _queue(settings)
             return settings
         logger.error("credits: OTEL_CREDITS_SPOOL_DIR cannot change once usage was recorded; it stays as it was")

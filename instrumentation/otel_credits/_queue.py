@@ -24,6 +24,7 @@ from otel_credits._attributes import SEQ
 
 if TYPE_CHECKING:
     from otel_credits._spool import StoredSpan
+    from otel_credits._spool_points import StoredPoint
 
 # What a span weighs beside its text: ids, times, names of attributes, and Python's own overhead.
 _SPAN_BYTES = 1000
@@ -181,6 +182,23 @@ class UsageQueue:
 
     def settle_left(self, count: int) -> None:
         """The `count` oldest of them are done with."""
+
+    @property
+    def keeps_points(self) -> bool:
+        """Whether what meters count is written where it outlives the process."""
+        return False
+
+    def write_points(self, points: Sequence[StoredPoint], gone: Sequence[int]) -> bool:
+        """Write points of the meters, in place of those of the same row, and delete the rows `gone`. Whether it is
+        done; if not, all is as it was."""
+        return False
+
+    def left_points(self, points_max: int) -> Sequence[StoredPoint]:
+        """The first points of meters that a dead process left behind. They are asked for after its usages."""
+        return ()
+
+    def settle_left_points(self, count: int) -> None:
+        """The `count` first of them are done with."""
 
     def end(self) -> int:
         """The process ends. Returns how many usages still wait where they outlive it."""

@@ -19,7 +19,7 @@ from otel_credits._counters import register_counters
 from otel_credits._destinations import TrustedHosts
 from otel_credits._endpoint import resolve_endpoint
 from otel_credits._guard import report_dropped, say_once, set_strict
-from otel_credits._meter_export import usage_attributes
+from otel_credits._meter_points import usage_attributes
 from otel_credits._meter_shards import Key, shards
 from otel_credits._pipeline import Pipeline
 from otel_credits._propagator import install_propagator

@@ -25,15 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_credits import _spool_points
 from otel_credits._attributes import SEQ
+from otel_credits._spool_points import StoredPoint
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 SUFFIX = ".usage"
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY, resource_spans BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS usage (seq INTEGER PRIMARY KEY, origin INTEGER NOT NULL, span BLOB NOT NULL);
+{_spool_points.SCHEMA}
 PRAGMA user_version = 1;
 """
 _ORIGINS_CACHED_MAX = 100
@@ -170,6 +173,21 @@ class SpoolFile:
         connection.execute("DELETE FROM usage WHERE seq <= ?", (last,))
         self.written += 1
         return int(size)
+
+    def write_points(self, points: Sequence[StoredPoint], gone: Sequence[int]) -> None:
+        """Write points of the meters, in place of those of the same row, and delete the rows `gone`. Raises
+        sqlite3.Error, and then nothing is changed."""
+        _spool_points.write_points(self._connection or self._open(), points, gone)
+        self.written += len(points) + 1
+
+    def read_points(self, points_max: int) -> list[StoredPoint]:
+        """The first points by row."""
+        return _spool_points.read_points(self._connection or self._open(), points_max)
+
+    def forget_points(self, count: int) -> None:
+        """Delete the `count` first points."""
+        _spool_points.forget_points(self._connection or self._open(), count)
+        self.written += 1
 
     def checkpoint(self) -> None:
         """Move what is written to its place, and sync it. On a connection of its own, so that nobody waits for the

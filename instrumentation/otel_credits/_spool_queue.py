@@ -24,6 +24,7 @@ from otel_credits._amounts import AttributeValue
 from otel_credits._guard import say_once
 from otel_credits._queue import UsageQueue
 from otel_credits._spool import SUFFIX, SpoolFile, StoredSpan, encoded
+from otel_credits._spool_points import StoredPoint
 
 logger = logging.getLogger("otel_credits")
 
@@ -51,6 +52,8 @@ class SpoolQueue(UsageQueue):
         self._on_disk = 0
         self._on_disk_bytes = 0
         self._batch_is_from_disk = False
+        # The rows of what meters counted.
+        self._point_rows: set[int] = set()
         # A file of a dead process, which is ours now.
         self._left: SpoolFile | None = None
         self._left_usages = 0
@@ -71,17 +74,36 @@ class SpoolQueue(UsageQueue):
     def _write(self, span: ReadableSpan, data: bytes) -> bool:
         number = next(self._numbers)
         try:
-            if self._file is None:
-                self._file = SpoolFile.create(self.folder, uuid.uuid4().hex)
-            self._file.append(number, span, data)
+            self._own_file().append(number, span, data)
         except (sqlite3.Error, OSError) as error:
             self._numbers = count(number)
-            say_once(
-                "spool", logging.ERROR, "credits: usage is kept in memory only, as it cannot be spooled: %s", error
-            )
+            _say_in_memory(error)
             return False
         self._on_disk += 1
         self._on_disk_bytes += len(data)
+        return True
+
+    def _own_file(self) -> SpoolFile:
+        if self._file is None:
+            self._file = SpoolFile.create(self.folder, uuid.uuid4().hex)
+        return self._file
+
+    @property
+    def keeps_points(self) -> bool:
+        return True
+
+    def write_points(self, points: Sequence[StoredPoint], gone: Sequence[int]) -> bool:
+        with self.state:
+            try:
+                file = self._own_file()
+                file.write_points(points, gone)
+            except (sqlite3.Error, OSError) as error:
+                _say_in_memory(error)
+                return False
+            self._point_rows.update(point.row for point in points)
+            self._point_rows.difference_update(gone)
+        if file.written >= _CHECKPOINT_AFTER_WRITES:
+            file.checkpoint()
         return True
 
     def inbox_length(self) -> int:
@@ -118,9 +140,20 @@ class SpoolQueue(UsageQueue):
         with self.state:
             while self._left is not None or self._claim_left():
                 usages = self._read_left(spans_max, bytes_max)
-                if usages:
+                if usages or self._left is not None:  # after the usages come the points
                     return usages
             return ()
+
+    def left_points(self, points_max: int) -> Sequence[StoredPoint]:
+        with self.state:
+            if self._left is None:
+                return ()
+            try:
+                return self._left.read_points(points_max)
+            except sqlite3.DatabaseError as error:
+                file, self._left, self._left_usages = self._left, None, 0
+                self._put_away(file, error)
+                return ()
 
     def _claim_left(self) -> bool:
         """Look for a file that nobody holds. Under the lock, so that no fork copies a lock file that is not known."""
@@ -135,17 +168,18 @@ class SpoolQueue(UsageQueue):
         return False
 
     def _read_left(self, spans_max: int, bytes_max: int) -> Sequence[StoredSpan]:
-        """The next usages of the left file; empty when there are none and the file is gone."""
+        """The next usages of the left file; empty when there are none. Without points the file is gone then."""
         file = self._left
         if file is None:
             return ()
         try:
             usages = file.read(spans_max, bytes_max)
+            points = () if usages else file.read_points(1)
         except sqlite3.DatabaseError as error:
             self._left, self._left_usages = None, 0
             self._put_away(file, error)
             return ()
-        if not usages:
+        if not usages and not points:
             logger.info("credits: %d usages that a process left behind were sent", self._left_usages)
             self._left, self._left_usages = None, 0
             file.remove()
@@ -165,17 +199,24 @@ class SpoolQueue(UsageQueue):
                 self._left.forget(count)
                 self._left_usages += count
 
+    def settle_left_points(self, count: int) -> None:
+        with self.state:
+            if self._left is not None:
+                self._left.forget_points(count)
+                self._left_usages += count
+
     def end(self) -> int:
         with self.state:
             if self._left is not None:
                 self._left.release()
                 self._left = None
-            if self._file is not None and self._on_disk:
+            left = self._on_disk + len(self._point_rows)
+            if self._file is not None and left:
                 self._file.disconnect()
             elif self._file is not None:
                 self._file.remove()
                 self._file = None
-            return self._on_disk
+            return left
 
     def before_fork(self) -> None:
         self.state.acquire()
@@ -195,3 +236,7 @@ class SpoolQueue(UsageQueue):
             file.after_fork_in_child()
         super()._start_empty()
         self._start_without_files()
+
+
+def _say_in_memory(error: Exception) -> None:
+    say_once("spool", logging.ERROR, "credits: usage is kept in memory only, as it cannot be spooled: %s", error)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint
 from otel_credits_aggregator.otlp import Signal, item_count
 from support.collector import CollectorProcess
 from support.otlp_clients import post
 from support.otlp_sink import OtlpSink
-from support.processes import AggregatorProcess, Process, wait_until
+from support.processes import AggregatorProcess, Process, free_port, wait_until
 
 PRICE = Decimal("0.000000000003")
 # Four threads, several intervals, three users, whole numbers and fractions. It prints nothing and needs no flush.
@@ -39,9 +43,44 @@ EXPECTED = {"whole": Decimal(20_000_000), "tiny": Decimal("0.00000002"), "mixed"
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Iterator[AggregatorProcess]:
     with AggregatorProcess(tmp_path / "aggregator") as aggregator:
-        price = {"action_type": "storage", "model": "*", "unit": "byte", "credits_per_unit": str(PRICE)}
-        aggregator.request("POST", "/api/v1/prices", json=price)
+        set_price(aggregator)
         yield aggregator
+
+
+def set_price(aggregator: AggregatorProcess) -> None:
+    """What a byte costs."""
+    price = {"action_type": "storage", "model": "*", "unit": "byte", "credits_per_unit": str(PRICE)}
+    aggregator.request("POST", "/api/v1/prices", json=price)
+
+
+def killed_app(endpoint: str, spool: Path, log_dir: Path) -> None:
+    """Run the app until its spool has all that was counted, and kill it."""
+    env = {
+        "OTEL_CREDITS_ENDPOINT": endpoint,
+        "OTEL_CREDITS_METER_INTERVAL_S": "0.05",
+        "OTEL_CREDITS_SPOOL_DIR": str(spool),
+    }
+    before = set(spool.glob("*.usage"))
+    code = APP + "threading.Event().wait()\n"
+    with Process("app", [sys.executable, "-c", code], log_dir=log_dir, env=env) as app:
+        expected = sum(EXPECTED.values()) + 4 * 5
+        wait_until(lambda: spooled(set(spool.glob("*.usage")) - before) == expected, 60, "it is in the spool")
+        app.kill()
+
+
+def spooled(files: set[Path]) -> Decimal:
+    """The sum of the points in these files."""
+    total = Decimal(0)
+    for path in files:
+        with closing(sqlite3.connect(path)) as reader:
+            try:
+                rows = reader.execute("SELECT point FROM meter_point").fetchall()
+            except sqlite3.OperationalError:  # it is just being made
+                return total
+        for (raw,) in rows:
+            point = NumberDataPoint.FromString(raw)
+            total += Decimal(repr(getattr(point, point.WhichOneof("value") or "")))
+    return total
 
 
 def run_app(endpoint: str, log_dir: Path) -> None:
@@ -94,6 +133,33 @@ def test_points_that_are_sent_again(aggregator: AggregatorProcess, tmp_path: Pat
     (stored,) = aggregator.sql("SELECT uniqExact(series) AS kinds FROM usage_intervals")
     assert stored["kinds"] >= 2 * len(EXPECTED)
     assert aggregator.request("GET", "/api/v1/series") == []
+
+
+def test_a_killed_app_with_a_spool(tmp_path: Path) -> None:
+    """An app that is killed while no aggregator is there, and one that is killed while each of its points is taken and
+    answered with an error: the next start sends all that was in the spool, and the ledger has it once."""
+    spool = tmp_path / "spool"
+    with OtlpSink() as sink:
+        sink.answer_with(grpc.StatusCode.UNAVAILABLE, store_before_failing=True)
+        killed_app(sink.endpoint, spool, tmp_path)
+        early = [request.SerializeToString() for request in sink.metrics]
+    killed_app(f"http://127.0.0.1:{free_port()}", spool, tmp_path)
+    with AggregatorProcess(tmp_path / "aggregator") as aggregator:
+        set_price(aggregator)
+        for request in early:
+            assert post(aggregator.http_endpoint, request, signal="metrics").is_success
+        env = {"OTEL_CREDITS_ENDPOINT": aggregator.grpc_endpoint, "OTEL_CREDITS_SPOOL_DIR": str(spool)}
+        drain = [
+            sys.executable,
+            "-c",
+            "import otel_credits, threading; otel_credits.configure(); threading.Event().wait()",
+        ]
+        with Process("next", drain, log_dir=tmp_path, env=env):
+            wait_until(lambda: not list(spool.iterdir()), 60, "the spool is drained")
+        twice = {user: 2 * quantity for user, quantity in EXPECTED.items()}
+        wait_until(lambda: counted(aggregator) == twice, 60, "all of it is charged")
+        assert aggregator.metrics()["otel_credits_data_points_duplicate_total"] >= len(early)
+        assert aggregator.request("GET", "/api/v1/series") == []
 
 
 def points_of(request: bytes) -> int:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from otel_credits import _runtime, credits_meter, flush, shutdown, stats, usage_context
-from otel_credits._meter_export import exact_parts
+from otel_credits._meter_points import exact_parts
 from otel_credits.testing import capture_usage
 from support.otlp_sink import OtlpSink
 from support.processes import wait_until
