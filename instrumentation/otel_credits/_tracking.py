@@ -31,6 +31,7 @@ from otel_credits._attributes import (
     REQUEST_MODEL,
     RESOURCE_ID,
     RESOURCE_TYPE,
+    RESPONSE_ID,
     USAGE_UNKNOWN,
     USER_ID,
 )
@@ -58,6 +59,7 @@ def track_ai_usage(
     cache_write_tokens: int | None = None,
     reasoning_tokens: int | None = None,
     provider: str | None = None,
+    response_id: str | None = None,
 ) -> Recorded:
     """Record one use of a model. The price book makes credits of it.
 
@@ -74,6 +76,8 @@ def track_ai_usage(
         metadata: kept with the usage; scalars stay scalars, the rest becomes JSON.
         idempotency_key: two usages with the same key are charged once. Without it, each call is a usage of its own.
         provider: `anthropic`, `openai`, ... (informative).
+        response_id: the provider's name of its answer (`response.id`), by which the aggregator recognises the span that an
+            instrumentation made of the same call: one charge. An `idempotency_key` goes before it.
 
     Without any token count the usage is not free: it is marked as unknown, and the aggregator quarantines it.
     A bad argument is logged once and counted, not raised (strict mode raises it as ValueError).
@@ -89,6 +93,8 @@ def track_ai_usage(
             attributes[REQUEST_MODEL] = str(model)
         if provider is not None:
             attributes[PROVIDER_NAME] = str(provider)
+        if response_id is not None:
+            attributes[RESPONSE_ID] = str(response_id)
         add_tokens(attributes, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens)
         pipeline.record(attributes)
     except Exception as error:
@@ -106,6 +112,7 @@ def track_compute_usage(
     metadata: Mapping[str, Any] | None = None,
     *,
     idempotency_key: str | None = None,
+    response_id: str | None = None,
 ) -> Recorded:
     """Record one use of something that is not priced by tokens.
 
@@ -113,7 +120,7 @@ def track_compute_usage(
         credits: the charge itself. A float counts as the decimal it prints as, rounded half-even to 12 places;
             a Decimal or str with more than 12 decimals is a bad argument. Without it, the price book decides: one
             `call` of the action.
-        others: as in `track_ai_usage`.
+        others: as in `track_ai_usage`; `response_id` for the charge of an LLM call that an instrumentation sees, too.
 
     A bad argument is logged once and counted, not raised (strict mode raises it as ValueError).
     """
@@ -121,12 +128,17 @@ def track_compute_usage(
         "track_compute_usage",
         credits,
         (user_id, action_type, description, resource_id, resource_type, metadata, idempotency_key),
+        response_id=response_id,
     )
     return RECORDED
 
 
 def record_compute(
-    where: str, credits: CreditsLike | None, common: tuple[Any, ...], parent: Context | None = None
+    where: str,
+    credits: CreditsLike | None,
+    common: tuple[Any, ...],
+    parent: Context | None = None,
+    response_id: str | None = None,
 ) -> None:
     """Record a usage with a fixed charge (or none); `common` are the arguments of `common_attributes`."""
     pipeline = active()
@@ -136,6 +148,8 @@ def record_compute(
         attributes = common_attributes(*common)
         if credits is not None:
             attributes[AMOUNT] = credits_text(credits)
+        if response_id is not None:
+            attributes[RESPONSE_ID] = str(response_id)
         pipeline.record(attributes, parent)
     except Exception as error:
         pipeline.drop(where, error)

@@ -48,6 +48,7 @@ def test_ai_usage_on_the_wire(configured: Configured) -> None:
         cache_write_tokens=512,
         reasoning_tokens=7,
         provider="anthropic",
+        response_id="msg_01_the_first_one",
     )
     after_ns = time.time_ns()
     assert flush(60)
@@ -66,6 +67,7 @@ def test_ai_usage_on_the_wire(configured: Configured) -> None:
         "credits.metadata.tags": '["a"]',
         "gen_ai.request.model": "claude-sonnet-4-5",
         "gen_ai.provider.name": "anthropic",
+        "gen_ai.response.id": "msg_01_the_first_one",
         "gen_ai.usage.input_tokens": 2697,
         "gen_ai.usage.output_tokens": 61,
         "gen_ai.usage.cache_read.input_tokens": 2048,
@@ -90,6 +92,7 @@ def test_compute_usage_on_the_wire(configured: Configured) -> None:
         resource_type="channel",
         metadata={"videos_synced": 50, "comments_synced": 200},
         idempotency_key="k-2",
+        response_id="chatcmpl-0001-of-the-llm",
     )
     assert flush(60)
     assert sink.spans()[0].attributes == {
@@ -100,6 +103,7 @@ def test_compute_usage_on_the_wire(configured: Configured) -> None:
         "credits.resource_id": "c-1",
         "credits.resource_type": "channel",
         "credits.idempotency_key": "k-2",
+        "gen_ai.response.id": "chatcmpl-0001-of-the-llm",
         "credits.metadata.videos_synced": 50,
         "credits.metadata.comments_synced": 200,
         "credits.seq": 1,
