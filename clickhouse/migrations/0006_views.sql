@@ -32,16 +32,18 @@ FROM user_profiles AS p
 GROUP BY id;
 
 -- Whether what each process recorded has arrived. received counts numbers, so that copies count once; what has arrived is
--- charged, a repetition of something charged, or quarantined. missing: recorded, no longer waiting, and not received.
+-- charged, a repetition of something charged, or quarantined. missing: recorded, no longer waiting, and not received. A process
+-- numbers its usages from 1 without a gap, so that it recorded at least as many as the highest number that arrived, also if it was
+-- killed before it could say so. A number that no process reaches is no such number.
 CREATE VIEW IF NOT EXISTS client_completeness AS
 SELECT
-    service_name, service_instance_id, recorded, exported, failed, waiting, received, charged, quarantined,
-    greatest(recorded - waiting - received, 0) AS missing, last_report_at
+    service_name, service_instance_id, greatest(reported, highest) AS recorded, exported, failed, waiting, received, charged, quarantined,
+    greatest(reported - waiting - received, highest - received, 0) AS missing, last_report_at
 FROM
 (
     SELECT
         service_name, service_instance_id,
-        sumIf(newest, name = 'credits.client.recorded') AS recorded,
+        sumIf(newest, name = 'credits.client.recorded') AS reported,
         sumIf(newest, name = 'credits.client.exported') AS exported,
         sumIf(newest, name = 'credits.client.failed') AS failed,
         sumIf(newest, name = 'credits.client.waiting') AS waiting,
@@ -58,6 +60,8 @@ FULL JOIN
     SELECT
         service_name, service_instance_id,
         toInt64(groupBitmapMerge(seqs)) AS received,
+        toInt64(bitmapMax(groupBitmapMergeState(seqs))) AS highest_number,
+        if(highest_number BETWEEN 0 AND 1000000000000, highest_number, 0) AS highest,
         toInt64(groupBitmapMergeIf(seqs, outcome = 'charged')) AS charged,
         toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate', 'quarantined')))
             - toInt64(groupBitmapMergeIf(seqs, outcome IN ('charged', 'duplicate'))) AS quarantined

@@ -82,6 +82,28 @@ def test_an_old_report_does_not_hide_a_new_one(chain: Chain) -> None:
     assert clients(chain) == {"a": (9, 8, 1, 0, 0, 0, 0, 9)}
 
 
+def test_a_gap_is_missing_without_a_report(chain: Chain) -> None:
+    """A process that was killed before it reported what it recorded misses what is absent below its highest number; what it
+    recorded after that nobody knows."""
+    chain.send(sent_by("a", numbered(1), numbered(2), numbered(6)), sent_by("b", numbered(1)))
+    assert clients(chain) == {"a": (6, 0, 0, 0, 3, 3, 0, 3), "b": (1, 0, 0, 0, 1, 1, 0, 0)}
+    chain.send(sent_by("a", numbered(4), numbered(6)))
+    assert clients(chain)["a"] == (6, 0, 0, 0, 4, 4, 0, 2)
+
+
+def test_a_report_that_is_older_than_what_arrived(chain: Chain) -> None:
+    """What waited when a process reported last does not hide what is missing of what it recorded since."""
+    chain.send(report("a", 10, 2, {}, 8, 2_000))
+    chain.send(sent_by("a", *map(numbered, [*range(1, 15), 20])))
+    assert clients(chain) == {"a": (20, 2, 0, 8, 15, 15, 0, 5)}
+
+
+def test_a_number_that_no_process_reaches(chain: Chain) -> None:
+    """An absurd number says nothing of how much was recorded."""
+    chain.send(sent_by("a", numbered(1), numbered(2**62)))
+    assert clients(chain) == {"a": (0, 0, 0, 0, 2, 2, 0, 0)}
+
+
 def test_what_is_charged_later_is_no_longer_quarantined(chain: Chain) -> None:
     """A numbered usage that waited in the quarantine is counted as charged when it is, under its own process."""
     chain.send(sent_by("a", numbered(1, **{USER: None}), numbered(2)), default_user="")

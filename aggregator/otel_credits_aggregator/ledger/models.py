@@ -299,7 +299,8 @@ class Until(Row):
 class ClientUsage(Row):
     """Whether what a process recorded has arrived.
 
-    `missing` was recorded, waits no longer and was not received: it is lost, or still on its way (in a Collector, in a spool).
+    `recorded` is what the process reported, or the highest number that arrived, if that is more. `missing` was recorded, waits no
+    longer and was not received: it is lost, or still on its way (in a Collector, in a spool).
     `last_report_at` is the epoch for a process that numbers its usages and does not report its counters.
     """
 
