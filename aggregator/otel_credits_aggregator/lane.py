@@ -25,12 +25,27 @@ from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, connect, is_embedded
 from otel_credits_aggregator.voids import note_copies_of_void, note_doubles
+from otel_credits_aggregator.window import Window, is_forgotten, take_out
 
 __all__ = ["GaveUp", "Lane", "Progress"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+# What an operator has to do. Running totals do not say which batch they are of, so they cannot be told from here.
+_LATE = (
+    "batch %s was cut off, and so many inserts came since that the store may have forgotten its beginning. It begins anew: each"
+    " of its usages is charged once, but totals, and the counters of this aggregator, may count it twice."
+    " Run `otel-credits reconcile --fix`"
+)
+_LATE_AND_AS_IT_IS = (
+    "batch %s was cut off, and so many inserts came since that the store may have forgotten its beginning. It is repeated as it"
+    " is, as somebody decided about its rows meanwhile, or because it treats rows of the quarantine: charges may be there twice."
+    " Look in credit_usage_events for event_id that come twice with batch_id %s and sign 1, and run"
+    " `otel-credits reconcile --fix`"
+)
 
 
 class GaveUp(Exception):
@@ -48,15 +63,19 @@ class Progress:
     failures: int = 0
     insert_seconds: float = 0.0
     requests_isolated: int = 0
+    repeated_late: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, *, batches: int = 0, failures: int = 0, insert_seconds: float = 0.0, isolated: int = 0) -> None:
+    def add(
+        self, *, batches: int = 0, failures: int = 0, insert_seconds: float = 0.0, isolated: int = 0, late: int = 0
+    ) -> None:
         """Counts further."""
         with self._lock:
             self.batches += batches
             self.failures += failures
             self.insert_seconds += insert_seconds
             self.requests_isolated += isolated
+            self.repeated_late += late
 
 
 class Lane:
@@ -84,6 +103,7 @@ class Lane:
         self._progress = progress
         self._give_up = give_up
         self._client: Client | None = None
+        self._window = Window()
 
     def begin(self, batch: Batch) -> None:
         """Makes the composition of a batch durable, with how far the books go for it, and then inserts it.
@@ -93,17 +113,29 @@ class Lane:
             Stopping: the spool was closed.
         """
         passing("batch_chosen")
-        batch = replace(batch, books=self.attempt(lambda: books_now(self.connected())))
+        batch = replace(
+            batch,
+            books=self.attempt(lambda: books_now(self.connected())),
+            blocks=self.attempt(lambda: self._window.blocks(self.connected())),
+        )
         self._write(lambda: self._spool.compose(batch))
         passing("batch_composed")
-        self.finish(batch)
+        self.finish(batch, is_new=True)
 
-    def finish(self, batch: Batch) -> None:
-        """Repeats a batch until the store has it, then forgets it. Raises as :meth:`begin` does."""
+    def finish(self, batch: Batch, *, is_new: bool = False) -> None:
+        """Repeats a batch until the store has it, then forgets it. Raises as :meth:`begin` does.
+
+        Args:
+            batch: composed durably.
+            is_new: the store cannot have any of it.
+        """
         started = time.monotonic()
         attempts = count(1)
         try:
-            self.attempt(lambda: self._insert(batch, next(attempts)))
+            self.attempt(lambda: self._insert(batch, next(attempts), is_new=is_new))
+        except _Forgotten:
+            self._begin_anew(batch)
+            return
         except _Permanent as error:
             self._isolate(batch, error.cause)
             return
@@ -134,8 +166,10 @@ class Lane:
             self._client = connect(self._settings.dsn)
         return self._client
 
-    def _insert(self, batch: Batch, attempt: int) -> None:
+    def _insert(self, batch: Batch, attempt: int, *, is_new: bool) -> None:
         client = self.connected()
+        if not (is_new and attempt == 1) and is_forgotten(client, batch.blocks):
+            raise _Forgotten
         try:
             if batch.signal is Signal.REPLAY:
                 run_replay(client, batch)
@@ -153,6 +187,19 @@ class Lane:
                 raise _Permanent(error) from error
             raise
 
+    def _begin_anew(self, batch: Batch) -> None:
+        """Inserts a batch whose first attempt the store may have forgotten; charges nothing twice where that is possible."""
+        self._progress.add(late=1)
+        if batch.signal is not Signal.REPLAY and self.attempt(lambda: take_out(self.connected(), batch.batch_id)):
+            logger.error(_LATE, batch.batch_id)
+            blocks = self.attempt(lambda: self._window.blocks(self.connected()))
+            anew = replace(batch, batch_id=str(uuid.uuid4()), blocks=blocks)
+        else:
+            logger.error(_LATE_AND_AS_IT_IS, batch.batch_id, batch.batch_id)
+            anew = replace(batch, blocks="")
+        self._write(lambda: self._spool.split(batch, [anew]))
+        self.finish(anew, is_new=True)
+
     def _isolate(self, batch: Batch, error: Exception) -> None:
         """Halves a batch that the store refuses for its content, until what is at fault is alone; that is set aside."""
         parts = halves_of_replay(batch) if batch.signal is Signal.REPLAY else self._halves(batch)
@@ -162,7 +209,7 @@ class Lane:
         self._write(lambda: self._spool.split(batch, parts))
         passing("batch_split")
         for part in parts:
-            self.finish(part)
+            self.finish(part, is_new=True)
 
     def _halves(self, batch: Batch) -> list[Batch]:
         """Two batches with the same requests; none if there is only one request."""
@@ -195,7 +242,7 @@ class Lane:
 
     def _repeat(self, what: Callable[[], T]) -> T:
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_not_exception_type((_Permanent, MigrationError, Stopping)),
+            retry=tenacity.retry_if_not_exception_type((_Permanent, _Forgotten, MigrationError, Stopping)),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=self._settings.store_retry_max_s),
             sleep=tenacity.sleep_using_event(self._give_up),
             stop=tenacity.stop_when_event_set(self._give_up),
@@ -227,6 +274,10 @@ class _Permanent(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+class _Forgotten(Exception):
+    """The store may have forgotten what it has of a batch."""
 
 
 def _brief(error: BaseException | None) -> str:

@@ -111,6 +111,11 @@ class AggregatorMetrics(Collector):
             progress.insert_seconds,
         )
         yield _counter(
+            "otel_credits_batches_repeated_late",
+            "Batches that the store may have forgotten before they were repeated: totals may be wrong.",
+            progress.repeated_late,
+        )
+        yield _counter(
             "otel_credits_requests_isolated", "Requests kept raw in the quarantine.", progress.requests_isolated
         )
 

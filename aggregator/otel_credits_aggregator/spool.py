@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS batches (
     first_id INTEGER NOT NULL,
     last_id INTEGER NOT NULL,
     fields BLOB NOT NULL,
-    books TEXT NOT NULL
+    books TEXT NOT NULL,
+    blocks TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS received (
     signal TEXT PRIMARY KEY,
@@ -97,7 +98,8 @@ class Request(NamedTuple):
 class Batch:
     """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``.
 
-    `books` is what each attempt sees of prices and rules (:func:`books.books_now`); empty: all.
+    `books` is what each attempt sees of prices and rules (:func:`books.books_now`); empty: all. `blocks` is where the
+    tables stood before the first attempt (:mod:`window`); empty: nobody knows.
     """
 
     batch_id: str
@@ -106,6 +108,7 @@ class Batch:
     last_id: int
     fields: bytes
     books: str = ""
+    blocks: str = ""
 
 
 class Spool:
@@ -218,7 +221,9 @@ class Spool:
 
     def batches(self) -> list[Batch]:
         """Batches that were composed and not forgotten, oldest first."""
-        found = self._read("SELECT batch_id, signal, first_id, last_id, fields, books FROM batches ORDER BY first_id")
+        found = self._read(
+            "SELECT batch_id, signal, first_id, last_id, fields, books, blocks FROM batches ORDER BY first_id"
+        )
         return [Batch(batch_id, Signal(signal), *others) for batch_id, signal, *others in found]
 
     def payloads(self, batch: Batch) -> list[Request]:
@@ -415,8 +420,8 @@ def _count(connection: sqlite3.Connection, table: str, signal: Signal, requests:
 
 def _insert_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     connection.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)",
-        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields, batch.books),
+        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields, batch.books, batch.blocks),
     )
 
 

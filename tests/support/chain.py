@@ -25,6 +25,7 @@ from otel_credits_aggregator.otlp import Signal, item_count
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, Row, connect, rows
+from otel_credits_aggregator.window import Window
 
 __all__ = ["STORED_TABLES", "Chain", "chain", "chain_store", "new_database", "shared_chain"]
 
@@ -69,7 +70,9 @@ class Chain:
         ]
         ids = [future.result() for future in futures]
         fields = settings_fields(self.settings.model_copy(update=settings), self.spool.receiver)
-        batch = Batch(str(uuid.uuid4()), signal, ids[0], ids[-1], fields, books_now(self.client))
+        batch = Batch(
+            str(uuid.uuid4()), signal, ids[0], ids[-1], fields, books_now(self.client), Window().blocks(self.client)
+        )
         self.spool.compose(batch)
         return batch
 
