@@ -12,6 +12,7 @@ from pathlib import Path
 
 import clickhouse_connect
 import grpc
+import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as otlp
@@ -144,6 +145,53 @@ def test_one_that_is_gone_for_good_leaves_one_charge(tmp_path: Path, stage: str)
         assert_reconciled(other)
         outcomes = "SELECT outcome, sum(items) AS n FROM ingest_outcomes GROUP BY outcome ORDER BY outcome"
         assert [tuple(row.values()) for row in other.sql(outcomes)] == [("charged", 2 * SPANS), ("duplicate", SPANS)]
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["span", "key"])
+@pytest.mark.parametrize("victim", ["who takes back", "who charges a copy"])
+def test_a_kill_between_a_void_and_the_charge_of_a_copy(tmp_path: Path, victim: str, keyed: bool) -> None:
+    """Someone takes a charge back at one aggregator while the other charges a copy, and one of the two is killed before it
+    looks for the other: once it is back, both charges are taken back, each once, and the usage stays void."""
+    payload = otlp.traces(usage(random.Random(new_seed()), keyed)).SerializeToString()
+    with pair(tmp_path, OTEL_CREDITS_RECHECK_INTERVAL_S="0.2") as (one, other, store):
+        send_until_acknowledged(one, payload)
+        settle(one)
+        (event,) = one.sql("SELECT event_id FROM credit_usage_events")
+        path, why = f"/api/v1/events/{event['event_id']}/void", {"reason": "a test"}
+        if victim == "who takes back":
+            restart(one, fault="doubles_unseen:1")
+            with pytest.raises(httpx.HTTPError):
+                one.request("POST", path, json=why)
+            wait_until(lambda: not one.is_running, 60, "it has died")
+            with nothing_seen(store):
+                send_until_acknowledged(other, payload)
+                assert settle(other).charged == 1
+            restart(one)
+        else:
+            one.request("POST", path, json=why)
+            restart(other, fault="doubles_unseen:1")
+            with nothing_seen(store):
+                send_until_acknowledged(other, payload)
+                wait_until(lambda: not other.is_running, 60, "it has died")
+            restart(other)
+        wait_until(lambda: taken_back(one) == 2, 60, "both charges are taken back")
+        for aggregator in (one, other):
+            settle(aggregator)
+        kinds = one.sql("SELECT kind, uniqExact(batch_id) AS charges FROM credit_voids GROUP BY kind ORDER BY kind")
+        assert [tuple(row.values()) for row in kinds] == [("duplicate", 1), ("void", 1)]
+        assert_exact(one, {})
+        assert_reconciled(one)
+
+
+def restart(aggregator: AggregatorProcess, fault: str = "") -> None:
+    """Start it again, to die at a moment if one is named."""
+    if aggregator.is_running:
+        aggregator.terminate()
+    aggregator.env.pop("OTEL_CREDITS_FAULT_POINT", None)
+    if fault:
+        aggregator.env["OTEL_CREDITS_FAULT_POINT"] = fault
+    aggregator.start()
+    aggregator.wait_ready()
 
 
 @contextmanager
