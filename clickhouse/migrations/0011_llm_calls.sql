@@ -245,9 +245,9 @@ FROM
                     arrayFilter(text -> text != '', token_texts)) AS number_texts,
                 -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
                 NOT explicit AND charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
-                if(explicit OR tier_said IN ('', 'default', 'standard', 'auto'), '', concat('_', tier_said)) AS tier,
+                if(explicit OR tier_said IN ('', 'default', 'standard', 'auto', 'on_demand'), '', concat('_', tier_said)) AS tier,
                 if(automatic, rules.19[rule], '') AS flaw,
-                if(flaw != '', attributes[rules.17[rule]] = 'true' OR (notEmpty(rules.18[rule])
+                if(flaw != '', lower(attributes[rules.17[rule]]) = 'true' OR (notEmpty(rules.18[rule])
                     AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
                 multiIf(
                     rules.15[rule] != '', attributes[rules.15[rule]] != '',

@@ -76,3 +76,54 @@ FROM
     row.9 AS finished_by, row.10 AS tier, row.11 AS preference, row.12 AS package, row.13 AS said
 )
 WHERE (scope, since, provider) NOT IN (SELECT scope_name, version_from, provider FROM credit_conventions);
+
+-- Groq, Mistral, Cohere and LiteLLM, measured on 2026-11-28 by tests/recordings/record. A call that says nothing of cached tokens, where its
+-- emitter always does, or where it never does and the provider may have cached some, waits (cache_unknown_from).
+--
+-- Providers: Groq's and Mistral's prompt_tokens include the cached ones, and neither bills what is written (https://console.groq.com/docs/prompt-caching,
+-- https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching). Cohere bills billed_units
+-- (https://docs.cohere.com/v2/docs/how-does-cohere-pricing-work.md).
+INSERT INTO credit_conventions (scope_name, version_from, provider, input_attribute, output_attribute, cache_read_attribute, cache_write_attribute,
+    reasoning_attribute, input_includes_cache, cache_unknown_from, model_attribute, request_model_attribute, finish_attribute, stream_attribute, stream_flaw,
+    preference, source)
+WITH
+    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', '', '') AS traceloop,
+    ('gen_ai.usage.prompt_tokens', 'gen_ai.usage.completion_tokens', '', '', '') AS old_traceloop,
+    ('llm.token_count.prompt', 'llm.token_count.completion', 'llm.token_count.prompt_details.cache_read', 'llm.token_count.prompt_details.cache_write',
+        'llm.token_count.completion_details.reasoning') AS openinference,
+    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', '', '', '') AS uncached,
+    ('gen_ai.response.model', 'gen_ai.request.model') AS official_models,
+    ('llm.model_name', 'embedding.model_name') AS openinference_models,
+    '164 input, 1024 cached and 93 output are reported as 1188 input and 93 output' AS included,
+    '137 input, 2048 read and 512 written are reported as 2697 input' AS written
+SELECT scope, since, provider, names.1, names.2, names.3, names.4, names.5, true, unknown_from, models.1, models.2, '', stream, flaw, preference,
+    concat(package, ', measured 2026-11-28: ', said)
+FROM
+(
+    SELECT arrayJoin([
+        ('opentelemetry.instrumentation.groq', '0.62', 'groq', traceloop, 1, official_models, '', '', 4, 'opentelemetry-instrumentation-groq 0.62.4', included),
+        ('openinference.instrumentation.groq', '0.1.33', 'groq', openinference, 1, openinference_models, '', '', 3,
+            'openinference-instrumentation-groq 0.1.33', concat(included, '; nothing of streams')),
+        ('opentelemetry.instrumentation.mistralai', '0.62', 'mistralai', traceloop, 1, official_models, '', '', 4,
+            'opentelemetry-instrumentation-mistralai 0.62.4', concat(included, '; nothing of embeddings')),
+        ('openinference.instrumentation.mistralai', '2.2', 'mistralai', openinference, 1, openinference_models, '', '', 3,
+            'openinference-instrumentation-mistralai 2.2.2', concat(included, ', and no cached tokens')),
+        ('opentelemetry.instrumentation.cohere', '0.62', 'cohere', old_traceloop, 0, official_models, '', '', 4,
+            'opentelemetry-instrumentation-cohere 0.62.4', '137 and 61 billed units are reported as 137 input and 61 output; nothing of embeddings'),
+        -- LiteLLM counts as OpenAI does, whatever the provider. Its own callback reports no cached tokens, and of streams what the provider
+        -- did not report is invented, or too low.
+        ('openinference.instrumentation.litellm', '0.1.51', 'openai', openinference, 1, openinference_models, '', '', 7,
+            'openinference-instrumentation-litellm 0.1.51 over OpenAI''s API', included),
+        ('openinference.instrumentation.litellm', '0.1.51', 'anthropic', openinference, 1, openinference_models, '', '', 7,
+            'openinference-instrumentation-litellm 0.1.51 over Anthropic''s API', concat(written, '; nothing of streams')),
+        ('openinference.instrumentation.litellm', '0.1.51', 'mistralai', openinference, 1, openinference_models, '', '', 7,
+            'openinference-instrumentation-litellm 0.1.51 over Mistral''s API', included),
+        ('litellm', '', 'openai', uncached, 1024, official_models, 'llm.is_streaming', 'cache_absent', 6,
+            'the callback otel of litellm 1.110.2 over OpenAI''s API', concat(included, ', and no cached tokens; a stream without usage is reported as 8 input, 11 output')),
+        ('litellm', '', 'anthropic', uncached, 512, official_models, 'llm.is_streaming', 'cache_absent', 6,
+            'the callback otel of litellm 1.110.2 over Anthropic''s API', concat(written, ', and no cached tokens; output of a stream with two counts is the first'))
+    ]) AS row,
+    row.1 AS scope, row.2 AS since, row.3 AS provider, row.4 AS names, row.5 AS unknown_from, row.6 AS models, row.7 AS stream, row.8 AS flaw, row.9 AS preference,
+    row.10 AS package, row.11 AS said
+)
+WHERE (scope, since, provider) NOT IN (SELECT scope_name, version_from, provider FROM credit_conventions);

@@ -31,15 +31,21 @@ CASES: Mapping[str, Golden] = {golden.case: golden for golden in golden_cases()}
 GOLDEN: Mapping[Convention, str] = {
     ("com.anthropic.sdk.python", "", ""): "cache_read plain reasoning stream write_1h write_5m",
     ("com.anthropic.sdk.python.bedrock", "", ""): "cache_read plain write_1h write_5m",
+    ("litellm", "", "anthropic"): "plain",
+    ("litellm", "", "openai"): "plain",
     ("logfire.anthropic", "5", "anthropic"): "cache_read plain stream write_5m",
     ("logfire.openai", "5", "openai"): "cache_read embeddings plain reasoning stream",
     ("openinference.instrumentation.anthropic", "1.1.1", ""): "cache_read plain reasoning stream write_1h write_5m",
     ("openinference.instrumentation.bedrock", "0.1.61", "aws"): "cache_read plain stream write_5m",
     ("openinference.instrumentation.google_genai", "1.4.14", "google"): "audio_in cache_read plain reasoning stream",
+    ("openinference.instrumentation.groq", "0.1.33", "groq"): "cache_read plain reasoning",
     ("openinference.instrumentation.langchain", "", "openai"): "cache_read flex plain reasoning",
     ("openinference.instrumentation.langchain", "0.1.80", "amazon_bedrock"): "cache_read plain write_5m",
     ("openinference.instrumentation.langchain", "0.1.80", "anthropic"): "cache_read plain stream write_1h write_5m",
     ("openinference.instrumentation.langchain", "0.1.80", "google"): "cache_read plain reasoning stream",
+    ("openinference.instrumentation.litellm", "0.1.51", "anthropic"): "cache_read plain write_5m",
+    ("openinference.instrumentation.litellm", "0.1.51", "mistralai"): "cache_read plain",
+    ("openinference.instrumentation.litellm", "0.1.51", "openai"): "cache_read plain reasoning stream",
     (
         "openinference.instrumentation.openai",
         "",
@@ -56,6 +62,7 @@ GOLDEN: Mapping[Convention, str] = {
         "0.66",
         "aws.bedrock",
     ): "cache_read plain stream write_5m",
+    ("opentelemetry.instrumentation.cohere", "0.62", "cohere"): "plain stream",
     ("opentelemetry.instrumentation.genai.anthropic", "", ""): "cache_read plain reasoning stream write_5m",
     ("opentelemetry.instrumentation.genai.bedrock", "1.3", "aws.bedrock"): "cache_read plain stream write_5m",
     ("opentelemetry.instrumentation.genai.langchain", "", "openai"): "cache_read plain reasoning stream write_5m",
@@ -72,7 +79,9 @@ GOLDEN: Mapping[Convention, str] = {
         "1.3",
         "gemini",
     ): "audio_in cache_read embeddings plain reasoning stream",
+    ("opentelemetry.instrumentation.groq", "0.62", "groq"): "cache_read plain reasoning stream",
     ("opentelemetry.instrumentation.langchain", "0.62", "openai"): "cache_read plain reasoning stream write_5m",
+    ("opentelemetry.instrumentation.mistralai", "0.62", "mistralai"): "cache_read plain stream",
     ("opentelemetry.instrumentation.openai.v1", "0.33", ""): "plain",
     (
         "opentelemetry.instrumentation.openai.v1",
@@ -87,6 +96,11 @@ GOLDEN: Mapping[Convention, str] = {
 # Rows without a golden case, and why.
 NOT_GOLDEN: Mapping[Convention, str] = {
     ("openinference.instrumentation.anthropic", "", ""): "no recording of 0.1.8 is here; what it reports waits",
+    (
+        "openinference.instrumentation.mistralai",
+        "2.2",
+        "mistralai",
+    ): "cached tokens are on no attribute, so that all of it waits",
     ("opentelemetry.util.genai.handler", "", "openai"): "recorded here is only a stream without usage, which waits",
 }
 # Recordings that no price list has a line for.

@@ -18,7 +18,8 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -67,8 +68,9 @@ class Served:
 class LlmServer:
     """The server, on a free port of 127.0.0.1, in a thread of this process."""
 
-    def __init__(self, port: int = 0, seed: int | None = None) -> None:
+    def __init__(self, port: int = 0, seed: int | None = None, *, unique_ids: bool = False) -> None:
         self.next = Usage()
+        self.unique_ids = unique_ids
         self.random = None if seed is None else random.Random(seed)
         self.served: list[Served] = []
         self.lock = threading.Lock()
@@ -97,10 +99,9 @@ class LlmServer:
         """Decide what an answer uses, and remember it."""
         with self.lock:
             usage = self._choose(headers)
-            number = next(self.ids)
-            prefix = {"messages": "msg", "chat": "chatcmpl", "responses": "resp"}[api]
+            number = uuid.uuid4().hex if self.unique_ids else f"{next(self.ids):08d}"
             model = str(body.get("model", "unknown"))
-            served = Served(f"{prefix}_{number:08d}", api, model, usage, bool(body.get("stream")), headers=headers)
+            served = Served(ID_PREFIXES[api] + number, api, model, usage, bool(body.get("stream")), headers=headers)
             self.served.append(served)
             return served
 
@@ -142,9 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
-        api = {"/v1/messages": "messages", "/v1/chat/completions": "chat", "/v1/responses": "responses"}.get(
-            self.path.split("?")[0]
-        )
+        api = PATHS.get(self.path.split("?")[0])
         if api is None:
             self._json(404, {"error": {"type": "not_found_error", "message": self.path}})
             return
@@ -179,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk((f"event: {name}\n" if name else "") + f"data: {json.dumps(data)}\n\n")
             served.events_sent += 1
             time.sleep(served.usage.delay_s)
-        if served.api != "messages":
+        if served.api not in WITHOUT_DONE:
             self._chunk("data: [DONE]\n\n")
         served.completed = True
         self._chunk("")
@@ -332,8 +331,17 @@ def _responses_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
     yield event("response.completed", response=_response(served, "completed", True))
 
 
-EVENTS = {"messages": _anthropic_events, "chat": _chat_events, "responses": _responses_events}
-WHOLE = {
+# What is spoken, by the path of a request. The recorder of tests/recordings adds to these tables.
+PATHS = {"/v1/messages": "messages", "/v1/chat/completions": "chat", "/v1/responses": "responses"}
+ID_PREFIXES = {"messages": "msg_", "chat": "chatcmpl_", "responses": "resp_"}
+# Streams that do not end with OpenAI's last word.
+WITHOUT_DONE = {"messages"}
+EVENTS: dict[str, Callable[[Served, dict[str, Any]], Iterator[Event]]] = {
+    "messages": _anthropic_events,
+    "chat": _chat_events,
+    "responses": _responses_events,
+}
+WHOLE: dict[str, Callable[[Served], dict[str, Any]]] = {
     "messages": _anthropic_whole,
     "chat": _chat_whole,
     "responses": lambda served: _response(served, "completed", True),

@@ -39,7 +39,7 @@ _INFERENCE = {
     names.LLM_REQUEST_TYPE: {"chat", "completion", "embedding"},
 }
 _OFFICIAL = (names.INPUT, names.OUTPUT, names.CACHE_READ, names.CACHE_WRITE, names.CACHE_CREATION, names.REASONING)
-_USUAL_TIERS = ("", "default", "standard", "auto")
+_USUAL_TIERS = ("", "default", "standard", "auto", "on_demand")
 _PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
 
 
@@ -380,7 +380,7 @@ def _unknown(usage: Usage) -> str:
     complete = usage.text(*keys["input"]) and (usage.text(*keys["output"]) or embedding)
     if not complete or not sum(usage.counts) or not (embedding or _finished(usage)):
         return "usage_unknown"
-    if usage.attributes.get(row.stream_attribute) == "true" and _lost_in_streams(usage):
+    if usage.attributes.get(row.stream_attribute, "").lower() == "true" and _lost_in_streams(usage):
         return "emitter_unreliable"
     long = 0 < row.cache_unknown_from <= usage.tokens_in
     return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""

@@ -144,6 +144,26 @@ def _bedrock_billed(usage: Report) -> Mapping[str, int]:
     }
 
 
+def _chat_report(call: Served) -> Report:
+    return {"prompt_tokens": call.prompt, "cached_tokens": call.cache_read, "completion_tokens": call.answer}
+
+
+def _chat_billed(usage: Report) -> Mapping[str, int]:
+    return {
+        "input": usage["prompt_tokens"] - usage["cached_tokens"],
+        "cached": usage["cached_tokens"],
+        "output": usage["completion_tokens"],
+    }
+
+
+def _cohere_report(call: Served) -> Report:
+    return {"billed_units.input_tokens": call.prompt, "billed_units.output_tokens": call.answer}
+
+
+def _cohere_billed(usage: Report) -> Mapping[str, int]:
+    return {"input": usage["billed_units.input_tokens"], "output": usage["billed_units.output_tokens"]}
+
+
 RULES: Mapping[str, Rule] = {
     "anthropic": Rule(
         _anthropic_report,
@@ -182,12 +202,33 @@ RULES: Mapping[str, Rule] = {
             "https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html",
         ),
     ),
+    "groq": Rule(
+        _chat_report,
+        _chat_billed,
+        "prompt_tokens include cached tokens, which cost half; on_demand is the usual tier, and flex costs the same",
+        ("https://console.groq.com/docs/prompt-caching", "https://console.groq.com/docs/flex-processing"),
+    ),
+    "mistral": Rule(
+        _chat_report,
+        _chat_billed,
+        "prompt_tokens include cached tokens, which cost a tenth",
+        ("https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching",),
+    ),
+    "cohere": Rule(
+        _cohere_report,
+        _cohere_billed,
+        "billed_units are billed; tokens count also what Cohere adds on its own account",
+        ("https://docs.cohere.com/v2/docs/how-does-cohere-pricing-work.md",),
+    ),
 }
 
 CLAUDE_PAGE = "https://platform.claude.com/docs/en/about-claude/pricing"
 OPENAI_PAGE = "https://developers.openai.com/api/docs/pricing"
 GEMINI_PAGE = "https://ai.google.dev/gemini-api/docs/pricing"
 BEDROCK_PAGE = "https://aws.amazon.com/bedrock/pricing/"
+COHERE_PAGE = "https://cohere.com/pricing"
+GROQ_PAGE = "https://console.groq.com/docs/prompt-caching"
+MISTRAL_PAGE = "https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching"
 
 
 def _list(**prices: str) -> Mapping[str, Decimal]:
@@ -233,6 +274,12 @@ PRICES: Mapping[tuple[str, str], tuple[Mapping[str, Decimal], str]] = {
     ),
     ("amazon.nova-lite-v1:0", "standard"): (_list(input="0.06", cached="0.015", output="0.24"), BEDROCK_PAGE),
     ("meta.llama3-8b-instruct-v1:0", "standard"): (_list(input="0.30", output="0.60"), BEDROCK_PAGE),
+    # For these three the page says what a cached token costs beside one that is not, the table of LiteLLM the rest.
+    ("openai/gpt-oss-120b", "standard"): (_list(input="0.15", cached="0.075", output="0.60"), GROQ_PAGE),
+    ("mistral-large-2512", "standard"): (_list(input="0.50", cached="0.05", output="1.50"), MISTRAL_PAGE),
+    ("mistral-embed", "standard"): (_list(input="0.10"), MISTRAL_PAGE),
+    ("command-a-03-2025", "standard"): (_list(input="2.50", output="10"), COHERE_PAGE),
+    ("embed-v4.0", "standard"): (_list(input="0.12"), COHERE_PAGE),
 }
 
 

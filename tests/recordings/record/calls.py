@@ -1,0 +1,142 @@
+"""The calls that are recorded: the providers' real SDKs against the local server, each with a usage of its own.
+
+A call is a function of the server's address. Its SDK is imported within, since each SDK is installed for its own
+recordings only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from support.llm_server import Usage
+
+HI: list[Any] = [{"role": "user", "content": "hi"}]
+PLAIN = Usage(input=137, output=61)
+CACHED = Usage(input=164, cache_read=1024, output=93, reasoning=64)
+# Mistral does not count reasoning apart.
+CACHED_ONLY = Usage(input=164, cache_read=1024, output=93)
+BOTH_CACHES = Usage(input=137, cache_read=2048, cache_write=512, output=61)
+EMBEDDED = Usage(input=77, output=0)
+GROQ, MISTRAL, MISTRAL_EMBED = "openai/gpt-oss-120b", "mistral-large-2512", "mistral-embed"
+COHERE, COHERE_EMBED = "command-a-03-2025", "embed-v4.0"
+GPT, CLAUDE, GPT_EMBED = "gpt-5-mini-2025-08-07", "claude-sonnet-4-5-20250929", "text-embedding-3-small"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One recording: what is done, and what the server says that it used."""
+
+    do: Callable[[str], object]
+    usage: Usage = PLAIN
+
+
+def _drained(stream: Any) -> None:
+    for _ in stream:
+        pass
+
+
+def _groq(url: str, **more: Any) -> Any:
+    from groq import Groq
+
+    return Groq(api_key="x", base_url=url, max_retries=0).chat.completions.create(model=GROQ, messages=HI, **more)
+
+
+def _groq_async(url: str) -> None:
+    from groq import AsyncGroq
+
+    client = AsyncGroq(api_key="x", base_url=url, max_retries=0)
+    asyncio.run(client.chat.completions.create(model=GROQ, messages=HI))
+
+
+def _mistral(url: str) -> Any:
+    try:
+        from mistralai.client import Mistral
+    except ImportError:  # Before 2.0.
+        from mistralai import Mistral
+
+    return Mistral(api_key="x", server_url=url + "/mistral")
+
+
+def _mistral_stream(url: str) -> None:
+    # Some instrumentations give a plain generator in the place of the SDK's stream, which has to be closed.
+    _drained(_mistral(url).chat.stream(model=MISTRAL, messages=HI))
+
+
+def _cohere(url: str) -> Any:
+    import cohere
+
+    return cohere.ClientV2(api_key="x", base_url=url)
+
+
+def _cohere_embed(url: str) -> None:
+    _cohere(url).embed(model=COHERE_EMBED, input_type="search_query", texts=["hi"], embedding_types=["float"])
+
+
+def _litellm(url: str, model: str, **more: Any) -> Any:
+    import litellm
+
+    return litellm.completion(model=model, messages=HI, api_key="x", api_base=url, num_retries=0, **more)
+
+
+def _litellm_async(url: str) -> None:
+    import litellm
+
+    async def ask() -> None:
+        await litellm.acompletion(model=f"openai/{GPT}", messages=HI, api_key="x", api_base=f"{url}/v1")
+        await asyncio.sleep(1)  # LiteLLM's callbacks run later in the same loop.
+
+    asyncio.run(ask())
+
+
+def _litellm_embedding(url: str) -> None:
+    import litellm
+
+    litellm.embedding(model=f"openai/{GPT_EMBED}", input=["hi"], api_key="x", api_base=f"{url}/v1")
+
+
+def _gpt(url: str, **more: Any) -> Any:
+    return _litellm(url + "/v1", f"openai/{GPT}", **more)
+
+
+def _claude(url: str, **more: Any) -> Any:
+    return _litellm(url, f"anthropic/{CLAUDE}", max_tokens=9, **more)
+
+
+WITH_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+CALLS: Mapping[str, Mapping[str, Call]] = {
+    "groq": {
+        "plain": Call(_groq),
+        "cached": Call(_groq, CACHED),
+        "async": Call(_groq_async),
+        "stream": Call(lambda url: _drained(_groq(url, stream=True))),
+        "stream_cached": Call(lambda url: _drained(_groq(url, stream=True)), CACHED),
+    },
+    "mistral": {
+        "plain": Call(lambda url: _mistral(url).chat.complete(model=MISTRAL, messages=HI)),
+        "cached": Call(lambda url: _mistral(url).chat.complete(model=MISTRAL, messages=HI), CACHED_ONLY),
+        "stream": Call(_mistral_stream),
+        "stream_cached": Call(_mistral_stream, CACHED_ONLY),
+        "embeddings": Call(lambda url: _mistral(url).embeddings.create(model=MISTRAL_EMBED, inputs=["hi"]), EMBEDDED),
+    },
+    "cohere": {
+        "plain": Call(lambda url: _cohere(url).chat(model=COHERE, messages=HI)),
+        "stream": Call(lambda url: _drained(_cohere(url).chat_stream(model=COHERE, messages=HI))),
+        "embeddings": Call(_cohere_embed, EMBEDDED),
+    },
+    "litellm": {
+        "openai": Call(_gpt),
+        "openai_cached": Call(_gpt, CACHED),
+        "openai_async": Call(_litellm_async),
+        "openai_stream": Call(lambda url: _drained(_gpt(url, **WITH_USAGE)), CACHED),
+        "openai_stream_nousage": Call(lambda url: _drained(_gpt(url, stream=True)), CACHED),
+        "openai_embeddings": Call(_litellm_embedding, EMBEDDED),
+        "anthropic": Call(_claude),
+        "anthropic_cached": Call(_claude, BOTH_CACHES),
+        "anthropic_stream": Call(lambda url: _drained(_claude(url, stream=True)), BOTH_CACHES),
+        "groq_cached": Call(lambda url: _litellm(f"{url}/openai/v1", f"groq/{GROQ}"), CACHED),
+        "mistral_cached": Call(lambda url: _litellm(f"{url}/mistral/v1", f"mistral/{MISTRAL}"), CACHED_ONLY),
+    },
+}

@@ -1,0 +1,197 @@
+"""Records what an instrumentation sends of real calls, with what was really used beside it.
+
+    python record.py groq ollm             # all calls of the Groq SDK under OpenLLMetry's instrumentation
+    python record.py litellm own --only openai_cached
+
+Run by the Python of an environment with the packages that README.md names; see there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+from calls import CALLS, Call  # noqa: E402
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: E402
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
+from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
+from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: E402
+from support.llm_server import LlmServer, Served  # noqa: E402
+from wire import speak  # noqa: E402
+
+# Emitter and SDK: the package, and its instrumentor. `own`: the SDK's own spans, which need no other package.
+EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "ollm": {
+        "groq": ("opentelemetry-instrumentation-groq", "opentelemetry.instrumentation.groq:GroqInstrumentor"),
+        "mistral": (
+            "opentelemetry-instrumentation-mistralai",
+            "opentelemetry.instrumentation.mistralai:MistralAiInstrumentor",
+        ),
+        "cohere": ("opentelemetry-instrumentation-cohere", "opentelemetry.instrumentation.cohere:CohereInstrumentor"),
+    },
+    "oi": {
+        "groq": ("openinference-instrumentation-groq", "openinference.instrumentation.groq:GroqInstrumentor"),
+        "mistral": (
+            "openinference-instrumentation-mistralai",
+            "openinference.instrumentation.mistralai:MistralAIInstrumentor",
+        ),
+        "litellm": (
+            "openinference-instrumentation-litellm",
+            "openinference.instrumentation.litellm:LiteLLMInstrumentor",
+        ),
+    },
+    "openlit": dict.fromkeys(("groq", "mistral", "cohere", "litellm"), ("openlit", "")),
+    "own": {"litellm": ("litellm", "")},
+}
+SDK_PACKAGES = {"groq": "groq", "mistral": "mistralai", "cohere": "cohere", "litellm": "litellm"}
+# Attributes that name places in the sources of the recording machine.
+PLACES = re.compile(r"^(code|process|host|thread|exception)[.]")
+TIMEOUT_S = 10.0
+
+
+class Receiver(ThreadingHTTPServer):
+    """Keeps the bodies of the trace requests that it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.bodies: list[bytes] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where OTLP/HTTP traces go."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1/traces"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be quiet."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path == "/v1/traces":
+            self.server.bodies.append(body)
+        self.send_response(200)
+        self.end_headers()
+
+
+def switch_on(emitter: str, sdk: str, receiver: Receiver) -> TracerProvider:
+    """Switches an instrumentation on, sending to the receiver. Returns the provider, to flush it."""
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(receiver.url)))
+    if emitter == "own":
+        litellm = importlib.import_module("litellm")
+        otel = importlib.import_module("litellm.integrations.opentelemetry")
+        litellm.callbacks = [otel.OpenTelemetry(tracer_provider=provider)]
+    elif emitter == "openlit":
+        tracer = provider.get_tracer("openlit")
+        importlib.import_module("openlit").init(tracer=tracer, disable_metrics=True)
+    else:
+        module, _, name = EMITTERS[emitter][sdk][1].partition(":")
+        getattr(importlib.import_module(module), name)().instrument(tracer_provider=provider)
+    return provider
+
+
+def cleaned(bodies: list[bytes]) -> bytes:
+    """One request of all; without events, status messages and whatever names places of this machine."""
+    request = ExportTraceServiceRequest()
+    for body in bodies:
+        request.MergeFromString(body)
+    for resource in request.resource_spans:
+        _without_places(resource.resource.attributes)
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                del span.events[:]
+                span.status.message = ""
+                _without_places(span.attributes)
+    return request.SerializeToString()
+
+
+def _without_places(attributes: Any) -> None:
+    kept = [attribute for attribute in attributes if not PLACES.match(attribute.key)]
+    del attributes[:]
+    attributes.extend(kept)
+
+
+def truth(served: Served) -> dict[str, Any]:
+    """What the server really served, as index.json says it: cached tokens are not in `input`, what is 0 is left out."""
+    provider, _, api = served.api.partition("-")
+    usage = served.usage
+    counts = {
+        "input": usage.input,
+        "cache_read": usage.cache_read,
+        "write_5m": usage.cache_write,
+        "output": usage.output,
+        "reasoning": usage.reasoning,
+    }
+    named = {
+        "chat": ("openai", "chat.completions"),
+        "messages": ("anthropic", "messages"),
+        "embeddings": ("openai", ""),
+    }
+    provider, default = named.get(served.api, (provider, "chat"))
+    told = {"provider": provider, "api": api or default or "embeddings", "model": served.model, "id": served.id}
+    flags = {name: True for name in ("stream", "completed") if getattr(served, name)}
+    return told | flags | {name: number for name, number in counts.items() if number}
+
+
+def record(call: Call, server: LlmServer, receiver: Receiver, provider: TracerProvider) -> tuple[bytes, list[Any]]:
+    """Makes a call, and returns what was sent of it and what it used."""
+    receiver.bodies.clear()
+    server.served.clear()
+    server.next = call.usage
+    call.do(server.url)
+    until = time.monotonic() + TIMEOUT_S
+    while not receiver.bodies and time.monotonic() < until:  # LiteLLM's callback runs in a thread of its own.
+        provider.force_flush()
+        time.sleep(0.2)
+    time.sleep(0.5)
+    provider.force_flush()
+    return cleaned(receiver.bodies), [truth(served) for served in server.served]
+
+
+def main() -> None:
+    """Record the calls of one SDK under one emitter."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sdk", choices=CALLS)
+    parser.add_argument("emitter", choices=EMITTERS)
+    parser.add_argument("--only", nargs="*", help="names of calls")
+    parser.add_argument("--into", type=Path, default=HERE.parent / "more")
+    options = parser.parse_args()
+    os.environ |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # Or LiteLLM asks the network for it.
+    os.environ["OTEL_RESOURCE_ATTRIBUTES"] = "service.name=recorder"
+    speak()
+    receiver = Receiver()
+    provider = switch_on(options.emitter, options.sdk, receiver)
+    package = EMITTERS[options.emitter][options.sdk][0]
+    packages = {name: version(name) for name in dict.fromkeys((package, SDK_PACKAGES[options.sdk]))}
+    with LlmServer(unique_ids=True) as server:
+        for name, call in CALLS[options.sdk].items():
+            if options.only and name not in options.only:
+                continue
+            sent, calls = record(call, server, receiver, provider)
+            case = f"{options.emitter}-{options.sdk}.{name}"
+            if sent:
+                (options.into / f"{case}.bin").write_bytes(sent)
+            print(json.dumps({"id": case, "packages": packages, "calls": calls}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The wire formats of further providers for the local server (support.llm_server): Groq, Mistral, Cohere, embeddings.
+
+Written after the providers' SDKs (groq 1.7.0, mistralai 3.7.0, cohere 7.3.1) and their documentation:
+https://console.groq.com/docs/prompt-caching (cached tokens are part of prompt_tokens),
+https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching (the same), and
+https://docs.cohere.com/v2/docs/how-does-cohere-pricing-work.md (billed_units is what is billed; `tokens`, which counts what
+the provider adds to a prompt, is not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from support import llm_server
+from support.llm_server import Event, Served, Usage
+
+# What Cohere adds to a prompt and an answer on its own account: processed, not billed.
+COHERE_OWN_INPUT, COHERE_OWN_OUTPUT = 70, 3
+
+
+def _groq_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "queue_time": 0.01,
+        "prompt_tokens": usage.all_input,
+        "prompt_time": 0.01,
+        "completion_tokens": usage.output,
+        "completion_time": 0.1,
+        "total_tokens": usage.all_input + usage.output,
+        "total_time": 0.11,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def _mistral_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.all_input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.all_input + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read},
+    }
+
+
+def _chat_answer(served: Served, usage: dict[str, Any]) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "hello"}
+    return {
+        "id": served.id,
+        "object": "chat.completion",
+        "created": 1,
+        "model": served.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": usage,
+    }
+
+
+def _chunks(served: Served, last: dict[str, Any]) -> Iterator[Event]:
+    """A stream in OpenAI's form; `last` is what its last chunk has beside the finish reason."""
+    base = {"id": served.id, "object": "chat.completion.chunk", "created": 1, "model": served.model}
+    for number in range(served.usage.text_events):
+        delta = {"role": "assistant", "content": f"word{number} "}
+        yield None, {**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    yield None, {**base, "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}], **last}
+
+
+def _groq_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+    yield from _chunks(
+        served, {"x_groq": {"id": "req_1", "usage": _groq_usage(served.usage)}, "service_tier": "on_demand"}
+    )
+    if (body.get("stream_options") or {}).get("include_usage"):
+        chunk = {"id": served.id, "object": "chat.completion.chunk", "created": 1, "model": served.model, "choices": []}
+        yield None, chunk | {"usage": _groq_usage(served.usage)}
+
+
+def _mistral_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+    yield from _chunks(served, {"usage": _mistral_usage(served.usage)})
+
+
+def _cohere_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "billed_units": {"input_tokens": usage.input, "output_tokens": usage.output},
+        "tokens": {
+            "input_tokens": usage.input + COHERE_OWN_INPUT,
+            "output_tokens": usage.output + COHERE_OWN_OUTPUT,
+        },
+        "cached_tokens": 0,
+    }
+
+
+def _cohere_answer(served: Served) -> dict[str, Any]:
+    message = {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}
+    return {"id": served.id, "finish_reason": "COMPLETE", "message": message, "usage": _cohere_usage(served.usage)}
+
+
+def _cohere_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+    start = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}
+    yield None, {"type": "message-start", "id": served.id, "delta": {"message": start}}
+    text = {"message": {"content": {"type": "text", "text": ""}}}
+    yield None, {"type": "content-start", "index": 0, "delta": text}
+    for number in range(served.usage.text_events):
+        delta = {"message": {"content": {"text": f"word{number} "}}}
+        yield None, {"type": "content-delta", "index": 0, "delta": delta}
+    yield None, {"type": "content-end", "index": 0}
+    yield None, {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": _cohere_usage(served.usage)}}
+
+
+def _cohere_embeddings(served: Served) -> dict[str, Any]:
+    meta = {"api_version": {"version": "2"}, "billed_units": {"input_tokens": served.usage.input}}
+    return {
+        "id": served.id,
+        "embeddings": {"float": [[0.1, 0.2]]},
+        "texts": ["hi"],
+        "meta": meta,
+        "response_type": "embeddings_by_type",
+    }
+
+
+def _embeddings(served: Served) -> dict[str, Any]:
+    return {
+        "id": served.id,
+        "object": "list",
+        "model": served.model,
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}],
+        "usage": {"prompt_tokens": served.usage.input, "total_tokens": served.usage.input, "completion_tokens": 0},
+    }
+
+
+def speak() -> None:
+    """Adds these formats to the server's tables."""
+    llm_server.PATHS |= {
+        "/openai/v1/chat/completions": "groq",
+        "/mistral/v1/chat/completions": "mistral",
+        "/mistral/v1/embeddings": "mistral-embeddings",
+        "/v2/chat": "cohere",
+        "/v2/embed": "cohere-embeddings",
+        "/v1/embeddings": "embeddings",
+    }
+    apis = ("groq", "mistral", "mistral-embeddings", "cohere", "cohere-embeddings", "embeddings")
+    llm_server.ID_PREFIXES |= dict.fromkeys(apis, "") | {"groq": "chatcmpl-"}
+    llm_server.WITHOUT_DONE.add("cohere")
+    llm_server.EVENTS |= {"groq": _groq_events, "mistral": _mistral_events, "cohere": _cohere_events}
+    llm_server.WHOLE |= {
+        "groq": lambda served: _chat_answer(served, _groq_usage(served.usage)) | {"service_tier": "on_demand"},
+        "mistral": lambda served: _chat_answer(served, _mistral_usage(served.usage)),
+        "mistral-embeddings": _embeddings,
+        "cohere": _cohere_answer,
+        "cohere-embeddings": _cohere_embeddings,
+        "embeddings": _embeddings,
+    }
