@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import httpx
 import pytest
 from otel_credits_aggregator.ledger import Fix, LedgerError, LocalLedger, NewGrant, RemoteLedger, _ranges
+from otel_credits_aggregator.ledger import remote as _remote
+from otel_credits_aggregator.ledger.errors import ServerUnreachableError
 from otel_credits_aggregator.store import Client, rows
 from support.accounting import settle
 from support.api import running_api
@@ -110,6 +113,19 @@ def test_rebuilt_totals_are_those_of_the_entries(ledger: RemoteLedger, wrong: Cl
     assert ledger.balance("u").current_balance == Decimal(4)
     tables = rows(wrong, "SELECT name FROM system.tables WHERE database = currentDatabase() AND name LIKE '%rebuilt%'")
     assert tables == []
+
+
+def test_what_goes_through_all_events_is_waited_for(
+    memory_dsn: str, wrong: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command waits for a reconciliation, a correction and a rebuild longer than for any other answer."""
+    monkeypatch.setattr(_remote, "_TIMEOUT", httpx.Timeout(0.001, connect=5.0))
+    with running_api(memory_dsn) as url, RemoteLedger(url) as ledger:
+        with pytest.raises(ServerUnreachableError):
+            ledger.balances()
+        assert ledger.reconcile()
+        assert ledger.fix_totals(None, FIX)
+        assert ledger.rebuild_totals().user_months
 
 
 def test_without_a_server_nothing_is_corrected(memory_dsn: str) -> None:

@@ -69,8 +69,10 @@ __all__ = ["RemoteLedger"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _Parameter = str | int | list[str]
-# A reconciliation of a large store takes its time; everything else answers much sooner.
 _TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+# What goes through all events of the store takes as long as it takes: at 10^8 more than ten minutes.
+_THROUGH_ALL = frozenset({"/reconcile", "/reconcile/fix", "/rebuild", "/backup", "/series"})
+_NO_TIMEOUT = httpx.Timeout(None, connect=5.0)
 _ERRORS: Mapping[int, type[LedgerError]] = {
     400: InvalidQueryError,
     401: UnauthenticatedError,
@@ -252,8 +254,11 @@ class RemoteLedger:
         params: Mapping[str, _Parameter] | None = None,
     ) -> httpx.Response:
         content = body.model_dump(mode="json", exclude_none=True) if isinstance(body, BaseModel) else body
+        timeout = _NO_TIMEOUT if path in _THROUGH_ALL else self._client.timeout
         try:
-            answer = self._client.request(method, f"{self._url}/api/v1{path}", json=content, params=params)
+            answer = self._client.request(
+                method, f"{self._url}/api/v1{path}", json=content, params=params, timeout=timeout
+            )
         except httpx.HTTPError as error:
             raise ServerUnreachableError(f"no answer from the aggregator at {self._url}: {error}") from error
         if answer.is_error:
