@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from support.chain import Chain
 from support.oracle import EPOCH, Event, Oracle, Price, Quarantined
 from support.oracle_calls import Convention
+from support.oracle_rules import Rule
 from support.otlp_random import CONVENTIONS, Traffic, traffic
 
 RELAXED = settings(
@@ -20,17 +21,24 @@ RELAXED = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
-def set_up(chain: Chain, prices: list[Price]) -> None:
-    """Empties the store, and gives it this price book and the conventions of the tests."""
+
+def set_up(chain: Chain, prices: list[Price], rules: list[Rule]) -> None:
+    """Empties the store, and gives it this price book, these billing rules, and the conventions of the tests."""
     chain.empty()
-    for table in ("credit_action_costs", "credit_conventions"):
+    for table in ("credit_action_costs", "credit_conventions", "credit_rules"):
         chain.command(f"TRUNCATE TABLE {table}")
     columns = ["action_type", "model", "unit", "credits_per_unit", "effective_from", "created_at"]
     rows = [[p.action, p.model, p.unit, p.credits, moment(p.effective_us), moment(p.created_us)] for p in prices]
     chain.client.insert("credit_action_costs", rows, column_names=columns)
     conventions = [list(asdict(row).values()) for row in CONVENTIONS]
     chain.client.insert("credit_conventions", conventions, column_names=[field.name for field in fields(Convention)])
+    if rules:
+        names = [field.name for field in fields(Rule)] + ["enabled", "created_at"]
+        chain.client.insert(
+            "credit_rules", [[*asdict(rule).values(), True, LONG_AGO] for rule in rules], column_names=names
+        )
 
 
 def moment(microseconds: int) -> datetime:
@@ -40,8 +48,8 @@ def moment(microseconds: int) -> datetime:
 
 def run(chain: Chain, made: Traffic) -> Oracle:
     """Sends the traffic to the chain and to the oracle."""
-    set_up(chain, made.prices)
-    oracle = Oracle(made.prices, CONVENTIONS)
+    set_up(chain, made.prices, made.rules)
+    oracle = Oracle(made.prices, CONVENTIONS, made.rules)
     for insert in made.inserts:
         batch = chain.compose(*insert.requests, **insert.settings)
         received = [received_us for _, received_us, _ in chain.spool.payloads(batch)]

@@ -17,6 +17,7 @@ from typing import Any
 from support import otlp_build as names
 from support.oracle_calls import Convention, find, is_copy, is_perhaps_copy, preference
 from support.oracle_reading import EPOCH, EXACT, Usage, candidates, fault, read_quantities, rounded
+from support.oracle_rules import Rule, by_rule
 
 __all__ = ["EPOCH", "Event", "Oracle", "Price", "Quarantined"]
 
@@ -59,6 +60,7 @@ class Event:
     created_at: datetime
     identity: str
     prices: tuple[tuple[str, Decimal], ...]
+    rule_id: str
 
     @property
     def month(self) -> date:
@@ -85,14 +87,16 @@ class Oracle:
     Args:
         prices: the price book.
         conventions: what is known of emitters.
+        rules: the billing rules, all switched on before anything was sent.
     """
 
-    def __init__(self, prices: Iterable[Price], conventions: Sequence[Convention]) -> None:
+    def __init__(self, prices: Iterable[Price], conventions: Sequence[Convention], rules: Sequence[Rule] = ()) -> None:
         self.events: list[Event] = []
         self.quarantined: list[Quarantined] = []
         self.outcomes: Counter[tuple[str, str, str]] = Counter()
         self._prices = list(prices)
         self._conventions = conventions
+        self._rules = rules
         self._charged: dict[tuple[Any, ...], Usage] = {}
         self._calls: list[Usage] = []
 
@@ -105,7 +109,7 @@ class Oracle:
                     self.outcomes[candidate, "not_usage", ""] += 1
                 else:
                     candidate.convention = find(self._conventions, candidate)
-                    usages.append(candidate)
+                    usages.append(by_rule(candidate, self._rules))
         # Of copies, an explicit usage is preferred to an automatic one, then by emitter, then the first that can be charged.
         usages.sort(key=preference)
         for usage in usages:
@@ -232,7 +236,8 @@ class Oracle:
 
 
 def _event(usage: Usage) -> Event:
-    kept = {key: text[:_KEPT_CHARACTERS] for key in usage.settings.keep_attributes if (text := usage.text(key))}
+    sent = usage.attributes if usage.original is None else usage.original
+    kept = {key: text[:_KEPT_CHARACTERS] for key in usage.settings.keep_attributes if (text := sent.get(key, ""))}
     metadata = kept | {
         key.removeprefix(names.METADATA): text
         for key, text in usage.attributes.items()
@@ -256,6 +261,7 @@ def _event(usage: Usage) -> Event:
         created_at=usage.created_at,
         identity=str(usage.identity[0]),
         prices=tuple(sorted(usage.prices.items())),
+        rule_id=usage.rule_id,
     )
 
 

@@ -60,6 +60,15 @@ class Usage:
     span_id: bytes = b""
     parent_id: bytes = b""
     scope_version: str = ""
+    # What billing rules ask for.
+    name: str = ""
+    kind: int = 0
+    status: int = 0
+    start_ns: int = 0
+    # The rule that made it a usage, and what the span had before.
+    rule_id: str = ""
+    original: dict[str, str] | None = None
+    model_before: str | None = None
     # What is known of its emitter; None if nothing is.
     convention: Convention | None = None
     series: Any = None
@@ -159,6 +168,8 @@ class Usage:
     @property
     def model(self) -> str:
         """The model that answered, else the one asked for."""
+        if self.model_before is not None:
+            return self.model_before
         return self.text(self.meaning.model_attribute, self.meaning.request_model_attribute)
 
     @property
@@ -201,10 +212,8 @@ def candidates(request: Any, received_us: int, settings: Any) -> Iterator[Usage 
                         yield _point(resource, scope, metric, point, received_us, settings)
 
 
-def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any) -> Usage | str:
+def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any) -> Usage:
     attributes, doubles, defect = _texts(span.attributes)
-    if names.ACTION not in attributes and not any(name in _INFERENCE or "oken" in name for name in attributes):
-        return "span"
     return Usage(
         signal="span",
         attributes=attributes,
@@ -219,6 +228,10 @@ def _span(resource: Any, scope: Any, span: Any, received_us: int, settings: Any)
         span_id=span.span_id,
         parent_id=span.parent_span_id,
         scope_version=scope.scope.version,
+        name=span.name,
+        kind=span.kind,
+        status=span.status.code,
+        start_ns=span.start_time_unix_nano,
     )
 
 

@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from support import otlp_build as names
 from support.oracle import Price
 from support.oracle_calls import Convention
+from support.oracle_rules import Rule
 from support.otlp_build import metric, metrics, point, resource_spans, span
 
 __all__ = ["CONVENTIONS", "Insert", "Traffic", "traffic"]
@@ -243,9 +244,30 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
 _NOISE = st.sampled_from(
     [{}, {"http.route": "/"}, {names.USER: "alice"}, {names.AMOUNT: "1"}, {names.INPUT: 5}, {names.KEY: "key-1"}]
 )
+
+
+@st.composite
+def _for_rules(draw: st.DrawFn) -> dict[str, Any]:
+    """What a span has that says nothing of a usage, for billing rules to ask."""
+    rows = draw(st.sampled_from([5, 5, 0, 0.25, "7.5", "many", -1, [1, 2], None]))
+    found = draw(_who_and_what()) | {"http.route": draw(st.sampled_from(["/", "/films"]))}
+    return found | ({"rows": rows} if rows is not None else {})
+
+
 _ATTRIBUTES = st.sampled_from(
-    [_explicit(), _explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _NOISE]
+    [_explicit(), _explicit(), _explicit(), _explicit(), _automatic(), _automatic(), _for_rules(), _for_rules(), _NOISE]
 ).flatmap(lambda one: one)
+
+
+# What a billing rule may ask for beside attributes.
+SPAN_NAMES = ["GET /films", "GET /", "run/report", "SELECT"]
+_SHAPES = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(SPAN_NAMES),
+        "kind": st.integers(0, 5),
+        "status": st.sampled_from([{}, {}, {"code": 1}, {"code": 2}]),
+    }
+)
 
 
 @st.composite
@@ -262,6 +284,9 @@ def _span(draw: st.DrawFn, number: int) -> Span:
         fields |= draw(st.sampled_from(ODD_IDS))
     elif oddity == "end":
         end_ns = draw(st.sampled_from(ODD_ENDS_NS))
+    fields |= draw(_SHAPES)
+    if _one_in(draw, 4):
+        fields["start_ns"] = max(min(end_ns + draw(st.sampled_from([-(10**10), -1, 0, 1, 10**9])), 2**64 - 1), 0)
     attributes = list(draw(_ATTRIBUTES).items())
     if oddity == "twice" and attributes:
         attributes.append(attributes[0])
@@ -335,10 +360,11 @@ class Insert:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A price book, and inserts in their order."""
+    """A price book, billing rules, and inserts in their order."""
 
     prices: list[Price]
     inserts: list[Insert]
+    rules: list[Rule]
 
 
 _SETTINGS = st.fixed_dictionaries(
@@ -377,6 +403,39 @@ def _book(draw: st.DrawFn) -> list[Price]:
     return rows + [draw(_price(number)) for number in range(draw(st.integers(3, 12)))]
 
 
+# Conditions, of which a rule has one or two.
+_CONDITIONS: list[dict[str, Any]] = [
+    {"attributes": {"http.route": "/"}},
+    {"attributes": {"rows": "5"}},
+    {"attribute_prefixes": {"http.route": "/"}},
+    {"attribute_prefixes": {"rows": ""}},
+    {"attribute_prefixes": {names.INPUT: ""}},
+    {"span_name": "run/report"},
+    {"span_name_prefix": "GET "},
+    {"kind": "server"},
+    {"kind": "internal"},
+    {"scope_name": "app"},
+    {"service_name": "shop"},
+    {"status": "unset"},
+    {"status": "error", "charge_failed": True},
+]
+_SOURCES = ["one"] * 4 + ["seconds"] * 2 + ["attribute:rows"] * 3 + ["attribute:missing", "attribute:" + names.INPUT]
+
+
+@st.composite
+def _rule(draw: st.DrawFn, number: int) -> Rule:
+    conditions: dict[str, Any] = {}
+    for condition in draw(st.lists(st.sampled_from(_CONDITIONS), min_size=1, max_size=2)):
+        conditions |= condition
+    if "charge_failed" not in conditions:
+        conditions["charge_failed"] = draw(st.booleans())
+    elif conditions.get("status") != "error":
+        conditions["charge_failed"] = True
+    quantities = draw(st.dictionaries(st.sampled_from(UNIT_NAMES), st.sampled_from(_SOURCES), min_size=1, max_size=2))
+    priority, action = draw(st.sampled_from([1, 100, 100])), draw(st.sampled_from([*ACTIONS, "task"]))
+    return Rule(f"rule-{number}", action, priority, quantities=quantities, **conditions)
+
+
 @st.composite
 def traffic(draw: st.DrawFn, spans_max: int = 24, inserts_max: int = 3) -> Traffic:
     """A price book and inserts that use it."""
@@ -387,4 +446,4 @@ def traffic(draw: st.DrawFn, spans_max: int = 24, inserts_max: int = 3) -> Traff
         of_points = bool(points) and _one_in(draw, 4)
         requests = draw(_metric_requests(points)) if of_points else draw(_trace_requests(spans))
         inserts.append(Insert(requests, draw(_SETTINGS)))
-    return Traffic(draw(_book()), inserts)
+    return Traffic(draw(_book()), inserts, [draw(_rule(number)) for number in range(draw(st.integers(1, 5)))])
