@@ -424,14 +424,16 @@ WITH
             FROM
             (
                 -- The names of a model, the closest first: as reported, as its alias, and that without the date of a snapshot, then
-                -- without a gateway's or a cloud's address of it (openai/gpt-5, models/gemini-..., us.anthropic.claude-...-v1:0, an ARN).
+                -- without a gateway's or a cloud's address of it (openai/gpt-5, models/gemini-..., us.anthropic.claude-...-v1:0, an ARN). What
+                -- an endpoint of Bedrock's is called (us.) is kept until last, as it may have a price of its own.
                 SELECT
                     *,
                     if(alias != '', alias, model) AS base,
                     replaceRegexpOne(base, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '') AS undated,
-                    replaceRegexpOne(replaceRegexpOne(base, '^.*/', ''),
+                    replaceRegexpOne(base, '^.*/', '') AS without_address,
+                    replaceRegexpOne(without_address,
                         '^(([a-z]{2,4}|us-gov|global)[.])?(anthropic|openai|google)[.](.+?)(-v[0-9]+(:[0-9]+)*(:[0-9]+k)?)?$', '\\4') AS plain,
-                    arrayDistinct([model, base, undated, plain, replaceRegexpOne(plain, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '')]) AS names
+                    arrayDistinct([model, base, undated, without_address, plain, replaceRegexpOne(plain, '[-@](20\\d{6}|20\\d{2}-\\d{2}-\\d{2})$', '')]) AS names
                 FROM
                 (
                     SELECT DISTINCT price_key, action_type, model, price_time, arrayJoin(mapKeys(units)) AS unit

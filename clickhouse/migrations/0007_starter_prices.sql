@@ -43,6 +43,37 @@ FROM values(
 ARRAY JOIN [('input_token', input), ('cache_read_token', cache_read), ('cache_write_token', cache_write), ('cache_write_1h_token', 2 * input), ('output_token', output)] AS price
 WHERE ('*', model, price.1, since) NOT IN (SELECT action_type, model, unit, effective_from FROM credit_action_costs);
 
+-- Claude on Bedrock through a geographic endpoint (us., eu., ...) costs a tenth more than in one region or through the global one, and a
+-- fifth more in GovCloud; before Claude 4.5 it did not, and for those models there are no rows.
+INSERT INTO credit_action_costs (action_type, model, unit, credits_per_unit, effective_from, source)
+SELECT '*', geographic.model, c.unit, CAST(c.credits_per_unit * geographic.factor, 'Decimal(38, 12)'), c.effective_from,
+    'https://aws.amazon.com/bedrock/pricing/, geographic endpoint, as recorded by LiteLLM 1.110.2, read 2026-11-28'
+FROM
+(
+    SELECT claude, concat(endpoint.1, '.anthropic.', claude, suffix) AS model, endpoint.2 AS factor
+    FROM values(
+        'claude String, suffix String',
+        ('claude-fable-5',    ''),
+        ('claude-fable-5-1',  ''),
+        ('claude-opus-4-5',   '-20251101-v1:0'),
+        ('claude-opus-4-6',   '-v1'),
+        ('claude-opus-4-7',   ''),
+        ('claude-opus-4-8',   ''),
+        ('claude-opus-5',     ''),
+        ('claude-opus-5-5',   ''),
+        ('claude-sonnet-4-5', '-20250929-v1:0'),
+        ('claude-sonnet-4-6', ''),
+        ('claude-sonnet-5',   ''),
+        ('claude-sonnet-5-5', ''),
+        ('claude-haiku-4-5',  '-20251001-v1:0'),
+        ('claude-haiku-5-5',  ''))
+    ARRAY JOIN [('us', toDecimal64('1.1', 1)), ('eu', toDecimal64('1.1', 1)), ('apac', toDecimal64('1.1', 1)), ('au', toDecimal64('1.1', 1)),
+        ('jp', toDecimal64('1.1', 1)), ('us-gov', toDecimal64('1.2', 1))] AS endpoint
+) AS geographic
+INNER JOIN credit_action_costs AS c ON c.model = geographic.claude
+WHERE c.action_type = '*' AND startsWith(c.source, 'https://platform.claude.com/')
+    AND ('*', geographic.model, c.unit, c.effective_from) NOT IN (SELECT action_type, model, unit, effective_from FROM credit_action_costs);
+
 -- GPT. Models before GPT-5.6 have no price for writing to the cache: such tokens are billed as input.
 INSERT INTO credit_action_costs (action_type, model, unit, credits_per_unit, effective_from, source)
 SELECT '*', model, price.1, price.2 / 1000000, since,

@@ -79,7 +79,7 @@ def test_every_model_has_all_its_units(memory_store: Client) -> None:
         units[row["model"], row["effective_from"]].add(row["unit"])
     assert len({model for model, _ in units}) > 40
     for (model, since), found in units.items():
-        hour_long = {"cache_write_1h_token"} if model.startswith("claude") else set()
+        hour_long = {"cache_write_1h_token"} if "claude" in model else set()
         assert found == ({"input_token"} if model in EMBEDDINGS else TOKEN_UNITS | hour_long), (model, since)
 
 
@@ -108,6 +108,23 @@ def test_a_snapshot_may_have_a_price_of_its_own(memory_store: Client) -> None:
     for model in ("gpt-4o-2024-05-13", "gpt-4o-2024-11-20"):
         insert_usages(memory_store, llm_call(model))
     assert charges(memory_store) == [Decimal(5), Decimal("2.5")]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "usd"),
+    [
+        ("anthropic.", "3"),
+        ("global.anthropic.", "3"),
+        ("us.anthropic.", "3.3"),
+        ("bedrock/eu.anthropic.", "3.3"),
+        ("arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.", "3.3"),
+        ("us-gov.anthropic.", "3.6"),
+    ],
+)
+def test_a_geographic_endpoint_of_bedrock_costs_more(memory_store: Client, endpoint: str, usd: str) -> None:
+    """Claude costs a tenth more through an endpoint of several regions of a continent, a fifth more in GovCloud."""
+    insert_usages(memory_store, llm_call(endpoint + "claude-sonnet-4-5-20250929-v1:0"))
+    assert charges(memory_store) == [Decimal(usd)]
 
 
 def test_a_price_change_counts_from_its_day(memory_store: Client) -> None:
