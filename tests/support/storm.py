@@ -52,6 +52,8 @@ SETTINGS: Final = {
 PATIENCE_S: Final = 25.0
 # How long the store may keep it from getting there.
 STORE_PATIENCE_S: Final = 4.0
+# The same for a start that is to be complete.
+START_PATIENCE_S: Final = 12.0
 # Points that load alone does not pass, or that only a stop does.
 _AT_STOP: Final = frozenset({"stop_begun", "stop_inserted"})
 _AT_MIGRATION: Final = (
@@ -180,7 +182,7 @@ class Storm:
         """What load alone does not lead to."""
         if name in _AT_STOP:
             with suppress(RuntimeError, WaitTimeout):
-                aggregator.wait_ready()
+                self._wait_ready(aggregator)
                 aggregator.send_signal(signal.SIGTERM)
         elif name in _AT_ISOLATION:
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
@@ -190,13 +192,13 @@ class Storm:
         elif name == _BESIDE:
             # Each is a whole batch, and has nothing in common with any other; none is a usage.
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
-                aggregator.wait_ready()
+                self._wait_ready(aggregator)
                 for _ in range(10):
                     post(aggregator.http_endpoint, traces(span({"note": "x" * (1 << 20)})).SerializeToString())
         elif name in _TREATMENTS:
             treatment = self._rng.choice(_TREATMENTS[name])
             with suppress(RuntimeError, WaitTimeout, httpx.HTTPError):
-                aggregator.wait_ready()
+                self._wait_ready(aggregator)
                 self._treat(aggregator, treatment)
 
     def _treat(self, aggregator: AggregatorProcess, treatment: str) -> None:
@@ -211,6 +213,14 @@ class Storm:
             case _:
                 # What has no user is quarantined again, by a replay like any other.
                 aggregator.request("POST", "/api/v1/quarantine/replay", json={})
+
+    def _wait_ready(self, aggregator: AggregatorProcess) -> None:
+        """Raises as `wait_ready` does. A store that keeps it from starting recovers after a while."""
+        with suppress(WaitTimeout):
+            aggregator.wait_ready(START_PATIENCE_S)
+            return
+        self._heal()
+        aggregator.wait_ready()
 
     def _wait_until_dead(self, aggregator: AggregatorProcess) -> None:
         """Raises WaitTimeout. A store that keeps it from getting there recovers after a while."""
