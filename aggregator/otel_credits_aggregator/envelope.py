@@ -9,7 +9,7 @@ from otel_credits_aggregator.otlp import ENVELOPE_FIELD
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Request
 
-__all__ = ["allowed", "binding_fields", "framed", "settings_fields"]
+__all__ = ["allowed", "binding_fields", "charges_genai", "framed", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
@@ -27,6 +27,11 @@ def settings_fields(settings: Settings, receiver: str) -> bytes:
     ]
     fields += [_text(_USER_ATTRIBUTES, name) for name in settings.user_attributes]
     return b"".join([*fields, *(_text(_KEEP_ATTRIBUTES, name) for name in settings.keep_attributes)])
+
+
+def charges_genai(fields: bytes) -> bool:
+    """Whether the fields of :func:`settings_fields` say that LLM calls of instrumentations are charged."""
+    return fields.startswith(_integer(_CHARGE_GENAI, 1))
 
 
 def binding_fields(services: Iterable[str], action_types: Iterable[str]) -> bytes:

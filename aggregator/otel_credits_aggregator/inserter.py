@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 # After the time to insert is over, how long the attempt under way may still take before the process leaves it.
 _GIVE_UP_S = 2.0
+_NOTED_LATELY_S = 3_600
 
 
 @dataclass
@@ -78,6 +79,7 @@ class Inserter:
         self._recent = Recent.of(settings)
         self._next_recheck = 0.0
         self._next_look_for_the_gone = 0.0
+        self._next_look_at_all_notes = 0.0
         self._jobs: list[_Job] = []
         self._stopping = False
         self._ended = False
@@ -300,11 +302,15 @@ class Inserter:
         if not self._stopping and self._alone.attempt(lambda: self._prices.changed(self._alone.connected())):
             self._wait_for_lanes()
             self._treat_all(Selection(reasons=("unpriced",)), Treatment())
-        # Only where others may insert into the same store.
-        if not self._stopping and not is_embedded(self._settings.dsn):
+        if not self._stopping:
             self._take_back_doubles()
-            if time.monotonic() >= self._next_look_for_the_gone:
-                self._take_back_for_the_gone()
+        # Only where others may insert into the same store.
+        if (
+            not self._stopping
+            and not is_embedded(self._settings.dsn)
+            and time.monotonic() >= self._next_look_for_the_gone
+        ):
+            self._take_back_for_the_gone()
         if self._recent is not None:
             self._recent.prune()
         self._next_recheck = time.monotonic() + self._settings.recheck_interval_s
@@ -319,12 +325,17 @@ class Inserter:
 
     def _take_back_doubles(self) -> None:
         alone, receiver, spool = self._alone, self._spool.receiver, self._spool
-        doubles = alone.attempt(lambda: doubles_to_take_back(alone.connected(), receiver, spool.batches()))
+        # What is noted is taken back within seconds. All notes are looked at after a start, and now and then.
+        looks_at_all = time.monotonic() >= self._next_look_at_all_notes
+        within = {} if looks_at_all else {"noted_within_s": _NOTED_LATELY_S}
+        doubles = alone.attempt(lambda: doubles_to_take_back(alone.connected(), receiver, spool.batches(), **within))
         if doubles:
             # A batch that has begun meanwhile is not among the unfinished ones above.
             self._wait_for_lanes()
         for start in range(0, len(doubles), VOIDS_MAX):
             alone.begin(double_batch(doubles[start : start + VOIDS_MAX], receiver))
+        if looks_at_all:
+            self._next_look_at_all_notes = time.monotonic() + _NOTED_LATELY_S / 4
 
     def _take_back_for_the_gone(self) -> None:
         """What other aggregators have left for so long that they must be gone; one charge a batch, whoever else does the same."""

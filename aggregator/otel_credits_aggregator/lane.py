@@ -15,12 +15,14 @@ import tenacity
 
 from otel_credits_aggregator.batch_insert import insert, is_permanent, is_too_much, quarantine_raw
 from otel_credits_aggregator.books import books_now
+from otel_credits_aggregator.envelope import charges_genai
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.migrations import MigrationError
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import SpoolFailed, Stopping
 from otel_credits_aggregator.recent import Recent
-from otel_credits_aggregator.replay import events_taken_back, halves_of_replay, run_replay
+from otel_credits_aggregator.replaced_calls import note_replaced_calls
+from otel_credits_aggregator.replay import charges_taken_back, halves_of_replay, run_replay
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, connect, is_embedded
@@ -177,15 +179,24 @@ class Lane:
                 passing("insert_begun")
                 insert(client, self._spool, batch)
             passing("doubles_unseen")
-            if not is_embedded(self._settings.dsn):
-                note_doubles(client, batch.batch_id)
-                note_copies_of_void(client, events_taken_back(batch))
+            self._look_for_doubles(client, batch)
         except Exception as error:
             self._discard_client()
             can_be_halved = batch.first_id != batch.last_id
             if is_permanent(error, attempt) or (can_be_halved and is_too_much(error, attempt)):
                 raise _Permanent(error) from error
             raise
+
+    def _look_for_doubles(self, client: Client, batch: Batch) -> None:
+        """Notes what was charged twice: by others who insert into the same store, or because the app tells of a call itself."""
+        has_others = not is_embedded(self._settings.dsn)
+        may_hold_calls = batch.signal is Signal.REPLAY or charges_genai(batch.fields)
+        if has_others or may_hold_calls:
+            note_doubles(client, batch.batch_id)
+        if may_hold_calls:
+            note_replaced_calls(client, batch.batch_id)
+        if has_others:
+            note_copies_of_void(client, charges_taken_back(batch))
 
     def _begin_anew(self, batch: Batch) -> None:
         """Inserts a batch whose first attempt the store may have forgotten; charges nothing twice where that is possible."""

@@ -28,7 +28,7 @@ __all__ = [
     "PriceWatch",
     "Selection",
     "Treatment",
-    "events_taken_back",
+    "charges_taken_back",
     "halves_of_replay",
     "quarantined_ids",
     "replay_batch",
@@ -229,10 +229,11 @@ def halves_of_replay(batch: Batch) -> list[Batch]:
     return [replace(replay_batch(half, treatment), books=batch.books) for half in halves]
 
 
-def events_taken_back(batch: Batch) -> list[str]:
-    """The events whose charge a batch takes back because someone decided so; none, if it does something else."""
+def charges_taken_back(batch: Batch) -> list[tuple[str, str]]:
+    """The charges that a batch takes back because someone decided so, as ids of event and batch; of other batches none."""
     ids, treatment = _contents(batch) if batch.signal is Signal.REPLAY else ([], Treatment())
-    return [charge.split()[0] for charge in ids] if treatment.action == VOID else []
+    pairs = [charge.split() for charge in ids] if treatment.action == VOID else []
+    return [(event_id, batch_id) for event_id, batch_id in pairs]
 
 
 def run_replay(client: Client, batch: Batch) -> None:

@@ -48,7 +48,7 @@ SETTINGS non_replicated_deduplication_window = 10000;
 CREATE TABLE IF NOT EXISTS event_ids_by_key
 (
     event_id UUID,
-    fingerprint UInt64 COMMENT 'hash of payer, action and quantities, to tell a repetition from a conflict',
+    fingerprint UInt64 COMMENT 'of a key: hash of payer, action and quantities, to tell a repetition from a conflict. Of a response id: 1 if the usage says itself what it is',
     batch_id UUID
 )
 ENGINE = MergeTree
@@ -61,7 +61,9 @@ SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
 CREATE TABLE IF NOT EXISTS call_links
 (
     place UUID COMMENT 'hash of a place in a trace, a role and token counts',
+    role LowCardinality(String) COMMENT 'within: a call below the span of the place; encloses: the usage that is this span; others as in 0011',
     scope_name LowCardinality(String) COMMENT 'of the charged span',
+    event_id UUID COMMENT 'what was charged; of the roles within and encloses only',
     batch_id UUID,
     received_at DateTime('UTC')
 )

@@ -64,6 +64,7 @@ ALTER TABLE rated_usages ADD COLUMN IF NOT EXISTS prices Map(String, Decimal(38,
 CREATE TABLE IF NOT EXISTS compared_usages AS rated_usages ENGINE = Null;
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS copy Bool COMMENT 'another span tells of the same call';
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS perhaps_copy Bool;
+ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS instead Bool COMMENT 'it is known, but only as an automatic usage, which it replaces';
 
 CREATE TABLE IF NOT EXISTS judged_usages AS rated_usages ENGINE = Null;
 ALTER TABLE judged_usages ADD COLUMN IF NOT EXISTS outcome LowCardinality(String);
@@ -272,7 +273,8 @@ SELECT
         identity = 'point', sipHash128('point', candidate.series, candidate.start_time_unix_nano, candidate.end_time_unix_nano),
         sipHash128('span', candidate.trace_id, candidate.span_id, odd_id))) AS event_id,
     toDateTime(created_at) AS second,
-    if(identity = 'key', cityHash64(user_id, action_type, has_amount, stated_amount, mapSort(if(identity = 'key', units, map()))), 0) AS fingerprint,
+    if(identity = 'key', cityHash64(user_id, action_type, has_amount, stated_amount, mapSort(if(identity = 'key', units, map()))),
+        toUInt64(identity = 'response' AND mapContains(attributes, 'credits.action_type'))) AS fingerprint,
     created_at,
     user_id,
     attributes['user.email'] AS user_email,
@@ -472,7 +474,7 @@ FROM usages AS u;
 -- 4. Compare: whether other spans tell of the same call. Without LLM calls in the block, none does (the opposite of the condition of
 -- linked_usages_mv in 0011).
 CREATE MATERIALIZED VIEW IF NOT EXISTS unlinked_usages_mv TO compared_usages AS
-SELECT *, false AS copy, false AS perhaps_copy FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) = 0;
+SELECT *, false AS copy, false AS perhaps_copy, false AS instead FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) = 0;
 
 -- 5. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
 -- count as known: they are there from an attempt that was cut off, and this one completes it, even if another aggregator has
@@ -481,12 +483,12 @@ SELECT *, false AS copy, false AS perhaps_copy FROM rated_usages WHERE (SELECT c
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
 WITH (SELECT any(batch_id) FROM compared_usages) AS this_batch
 SELECT
-    * EXCEPT (reason, known, known_otherwise, repeated, first, first_is_other, copy, perhaps_copy),
+    * EXCEPT (reason, known, known_otherwise, repeated, first, first_is_other, copy, perhaps_copy, instead),
     multiIf(
         t.reason = 'not_usage', 'not_usage',
         copy, 'duplicate',
         perhaps_copy AND NOT known AND (first OR (NOT repeated AND t.reason = '')), 'quarantined',
-        known, if(known_otherwise, 'quarantined', 'duplicate'),
+        known AND NOT instead, if(known_otherwise, 'quarantined', 'duplicate'),
         NOT repeated, if(t.reason = '', 'charged', 'quarantined'),
         -- The copy of a call that tells most decides, even if what it tells has no price yet.
         first, if(t.reason = '', 'charged', 'quarantined'),

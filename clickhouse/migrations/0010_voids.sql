@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS credit_voids
 (
     event_id UUID,
     batch_id UUID COMMENT 'the insert that brought the charge',
-    kind LowCardinality(String) COMMENT 'void: someone decided it; duplicate: two aggregators charged copies at the same moment',
+    kind LowCardinality(String) COMMENT 'void: someone decided it; duplicate: it was charged otherwise, by another aggregator or as the app says itself',
     voided_by String,
     comment String COMMENT 'why',
     voided_at DateTime64(6, 'UTC'),
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS charged_batches
     receiver String,
     seconds Array(DateTime('UTC')),
     keys Array(UUID) COMMENT 'ids that do not carry their own time',
+    places Array(UUID) COMMENT 'of LLM calls and usages around them: where in call_links',
     charged_at DateTime('UTC'),
     inserted_at DateTime('UTC') DEFAULT now() COMMENT 'by the store''s clock'
 )
@@ -48,17 +49,18 @@ ORDER BY batch_id
 TTL charged_at + INTERVAL 30 DAY
 SETTINGS non_replicated_deduplication_window = 10000;
 
--- Charges of which another insert charged a copy: each is to be taken back by the aggregator that made it. Which one stays is the
--- same for whoever looks: the one with the smallest batch_id. A row that is noted twice says the same. What an aggregator that is gone
--- has not taken back, another one does.
+-- Charges of what another insert has charged, too: each is to be taken back by the aggregator that made it. Which one stays is the
+-- same for whoever looks: what the app says itself, then the one with the smallest batch_id. A row that is noted twice says the
+-- same. What an aggregator that is gone has not taken back, another one does.
 CREATE TABLE IF NOT EXISTS double_charges
 (
     batch_id UUID,
     event_id UUID,
+    stays UUID COMMENT 'the event whose charge stays: the same one, or the usage of the app around a call',
     noted_at DateTime('UTC') DEFAULT now()
 )
 ENGINE = ReplacingMergeTree
-ORDER BY (batch_id, event_id)
+ORDER BY (batch_id, event_id, stays)
 TTL noted_at + INTERVAL 30 DAY;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS charged_batches_mv TO charged_batches AS
@@ -67,6 +69,7 @@ SELECT
     any(receiver) AS receiver,
     groupUniqArrayIf(second, identity IN ('span', 'point')) AS seconds,
     groupArrayIf(event_id, identity IN ('key', 'response')) AS keys,
+    arrayDistinct(groupArrayArray(arrayMap(link -> link.place, arrayFilter(link -> link.role IN ('within', 'encloses'), links)))) AS places,
     toDateTime(max(received_at)) AS charged_at
 FROM judged_usages WHERE outcome = 'charged'
 GROUP BY batch_id;

@@ -155,11 +155,14 @@ SELECT
     if(explicit OR ruled, 0, 1099511627776 * (1 + rules.20[rule])) + position AS preference,
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
     -- what is charged answers (for certain), or doubts and claims (perhaps); later is kept for other inserts only.
-    if(charge_genai AND signal = 'span' AND (automatic OR bare OR (explicit AND token_texts[1] != '' AND rule_id = '')),
+    -- What is charged within the span of an explicit usage is found again by the place that both keep (voids.py).
+    if(charge_genai AND ((signal = 'span' AND (automatic OR bare)) OR (explicit AND rule_id = ''
+            AND (response_id != '' OR (signal = 'span' AND token_texts[1] != '')))),
         arrayMap(link -> (link.1, reinterpretAsUUID(sipHash128(link.2, link.3, link.4, link.5, link.6))), multiIf(
+            explicit AND (signal != 'span' OR token_texts[1] = ''), [('replaces', 'response', response_id, '', toUInt64(0), toUInt64(0))],
             bare, [('asks', 'parent', trace_id, span_id, toUInt64(0), toUInt64(0))],
             explicit, [
-                ('asks', 'copy above', trace_id, span_id, input_tokens, tokens[2]),
+                ('encloses', 'inside', trace_id, span_id, toUInt64(0), toUInt64(0)),
                 ('answers', 'parent', trace_id, parent_span_id, 0, 0),
                 ('answers', 'around', trace_id, span_id, 0, 0),
                 ('doubts', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2]),
@@ -185,7 +188,7 @@ SELECT
                     ('doubts', 'beside', trace_id, parent_span_id, toUInt64(greatest(toInt64(input_tokens) - toInt64(tokens[3] + tokens[4]), 0)), tokens[2]),
                     ('claims', 'when', service_name, toString(quarter), input_tokens, tokens[2]),
                     ('later', 'below', trace_id, span_id, input_tokens, tokens[2]),
-                    ('later', 'copy above', trace_id, parent_span_id, input_tokens, tokens[2]),
+                    ('within', 'inside', trace_id, parent_span_id, 0, 0),
                     ('later', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2])]))),
         []) AS links
 FROM
@@ -297,9 +300,21 @@ FROM
 -- Calls that another span tells of, which is known or can be charged: a span around it that the app charges itself, one above or
 -- below it with the same token counts where one of the two has no response id, calls that a bare parent repeats. Where neither id
 -- nor ancestry tells, two instrumentations that report the same counts at the same time or place may tell of the same call.
+-- What the app says itself goes before all of that, also if the call was charged before: that is then taken back (voids.py). But
+-- what a person has taken back stays so. What an attempt that was cut off has charged, its repetition charges.
 CREATE MATERIALIZED VIEW IF NOT EXISTS compared_usages_mv TO compared_usages AS
 WITH
     (SELECT any(batch_id) FROM linked_usages) AS this_batch,
+    cut_off AS
+    (
+        SELECT event_id FROM event_ids_by_key
+        WHERE event_id IN (SELECT event_id FROM linked_usages WHERE identity IN ('key', 'response')) AND batch_id = this_batch
+        UNION ALL
+        SELECT event_id FROM event_ids_by_second
+        WHERE second IN (SELECT second FROM linked_usages WHERE identity IN ('span', 'point'))
+            AND event_id IN (SELECT event_id FROM linked_usages WHERE identity IN ('span', 'point')) AND batch_id = this_batch
+    ),
+    replacing AS (SELECT event_id FROM linked_usages WHERE identity = 'response' AND fingerprint = 1 AND reason IN ('', 'unpriced')),
     copies AS
     (
         SELECT event_id FROM (SELECT event_id, arrayJoin(links) AS link FROM linked_usages)
@@ -307,12 +322,20 @@ WITH
             SELECT answer.place FROM (SELECT arrayJoin(links) AS answer FROM linked_usages WHERE reason = '') WHERE answer.role = 'answers'
             UNION ALL
             SELECT place FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch)
-    )
+    ),
+    event_id NOT IN (SELECT event_id FROM cut_off) AS may_be_copy,
+    -- It may have the response id of a call within it.
+    mapContains(attributes, 'credits.action_type') AS explicit
 SELECT
     *,
-    event_id IN (SELECT event_id FROM copies) AS copy,
+    may_be_copy AND NOT explicit AND event_id IN (SELECT event_id FROM copies) AS copy,
+    identity = 'response' AND fingerprint = 1 AND reason IN ('', 'unpriced') AND event_id IN (
+        SELECT event_id FROM event_ids_by_key WHERE event_id IN (SELECT event_id FROM replacing) AND batch_id != this_batch
+        GROUP BY event_id HAVING max(fingerprint) = 0
+    ) AND event_id NOT IN (
+        SELECT event_id FROM credit_voids WHERE event_id IN (SELECT event_id FROM replacing) AND kind = 'void') AS instead,
     -- Doubts and claims meet by grouping: the right side of a join would not read the block, but the (empty) table.
-    event_id IN (
+    may_be_copy AND event_id IN (
         SELECT doubt.2
         FROM
         (
@@ -330,7 +353,8 @@ SELECT
                     FROM
                     (
                         SELECT arrayJoin(links) AS link, candidate.scope_name AS scope_name, event_id, identity, position AS sent_position
-                        FROM linked_usages WHERE reason = '' AND event_id NOT IN (SELECT event_id FROM copies)
+                        FROM linked_usages
+                        WHERE reason = '' AND (mapContains(attributes, 'credits.action_type') OR event_id NOT IN (SELECT event_id FROM copies))
                     )
                     WHERE link.role IN ('doubts', 'claims')
                     UNION ALL
@@ -351,10 +375,16 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS
 SELECT * FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) > 0;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
-SELECT link.place AS place, scope_name, batch_id, received_at
+SELECT
+    link.place AS place,
+    link.role AS role,
+    scope_name,
+    if(role IN ('within', 'encloses'), id, toUUID('00000000-0000-0000-0000-000000000000')) AS event_id,
+    batch_id,
+    received_at
 FROM
 (
-    SELECT arrayJoin(arrayFilter(link -> link.role IN ('answers', 'claims', 'later'), links)) AS link, candidate.scope_name AS scope_name,
-        batch_id, toDateTime(received_at) AS received_at
+    SELECT arrayJoin(arrayFilter(link -> link.role IN ('answers', 'claims', 'later', 'within', 'encloses'), links)) AS link,
+        candidate.scope_name AS scope_name, event_id AS id, batch_id, toDateTime(received_at) AS received_at
     FROM judged_usages WHERE outcome = 'charged'
 );

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from otel_credits_aggregator.otlp import Signal
-from otel_credits_aggregator.replay import VOID, Treatment, events_taken_back, run_replay
+from otel_credits_aggregator.replay import VOID, Treatment, charges_taken_back, run_replay
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.voids import (
     charges_of,
@@ -274,7 +274,7 @@ def decide(chain: Chain, event_id: str) -> Batch:
 
 def carry_out(chain: Chain, decision: Batch) -> None:
     run_replay(chain.client, decision)
-    note_copies_of_void(chain.client, events_taken_back(decision))
+    note_copies_of_void(chain.client, charges_taken_back(decision))
 
 
 @pytest.mark.parametrize("attributes", [{AMOUNT: "3"}, {AMOUNT: "3", KEY: "job"}], ids=["span", "key"])

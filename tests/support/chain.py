@@ -22,9 +22,12 @@ from otel_credits_aggregator.books import books_now
 from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.migrations import clickhouse_folder, migrate
 from otel_credits_aggregator.otlp import Signal, item_count
+from otel_credits_aggregator.replaced_calls import note_replaced_calls
+from otel_credits_aggregator.replay import run_replay
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Batch, Spool
 from otel_credits_aggregator.store import Client, Row, connect, rows
+from otel_credits_aggregator.voids import double_batch, doubles_to_take_back, note_doubles
 from otel_credits_aggregator.window import Window
 
 __all__ = ["STORED_TABLES", "Chain", "chain", "chain_store", "new_database", "shared_chain"]
@@ -87,6 +90,18 @@ class Chain:
         self.spool.forget(batch)
         return batch
 
+    def look(self, batch: Batch) -> None:
+        """Looks for what was charged twice, as the inserter does after a batch with LLM calls."""
+        note_doubles(self.client, batch.batch_id)
+        note_replaced_calls(self.client, batch.batch_id)
+
+    def take_back(self) -> int:
+        """Takes back what is noted of this aggregator's charges, as its inserter does; returns how many."""
+        doubles = doubles_to_take_back(self.client, self.spool.receiver, self.spool.batches())
+        if doubles:
+            run_replay(self.client, double_batch(doubles, self.spool.receiver))
+        return len(doubles)
+
     def rows(self, sql: str, **parameters: Any) -> list[Row]:
         """The result of a query."""
         return rows(self.client, sql, parameters)
@@ -137,10 +152,13 @@ class Chain:
         """Tables that repeat what the events say agree with them, and no identity was charged twice."""
         outcomes = self.outcomes()
         (events,) = self.rows(
-            "SELECT count() AS n, uniqExact(event_id) AS ids, sum(credits_charged) AS credits,"
-            " sum(input_tokens) AS input, sum(output_tokens) AS output FROM credit_usage_events"
+            "SELECT sum(sign) AS n, countIf(sign = 1) AS made, uniqExactIf(event_id, net = 1) AS ids,"
+            " sum(credits_charged) AS credits, sum(input_tokens) AS input, sum(output_tokens) AS output"
+            " FROM (SELECT *, sum(sign) OVER (PARTITION BY event_id) AS net FROM credit_usage_events)"
         )
-        assert events["ids"] == events["n"] == outcomes["charged"]
+        # What a person has taken back was charged.
+        (decided,) = self.rows("SELECT count() AS n FROM credit_voids WHERE kind = 'void'")
+        assert events["ids"] == events["n"] == outcomes["charged"] - decided["n"]
         for query, expected in _totals(events):
             assert self.rows(query) == [expected], query
         quarantined = self.rows(
@@ -163,9 +181,8 @@ def _totals(events: Row) -> Iterator[tuple[str, Row]]:
         totals | {"input": events["input"], "output": events["output"]},
     )
     yield (
-        "SELECT count() AS n, uniqExact(event_id) AS ids"
-        " FROM (SELECT event_id FROM event_ids_by_second UNION ALL SELECT event_id FROM event_ids_by_key)",
-        {"n": events["n"], "ids": events["n"]},
+        "SELECT count() AS n FROM (SELECT event_id FROM event_ids_by_second UNION ALL SELECT event_id FROM event_ids_by_key)",
+        {"n": events["made"]},
     )
 
 

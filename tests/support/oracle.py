@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from support import otlp_build as names
-from support.oracle_calls import Convention, find, is_copy, is_perhaps_copy, preference
+from support.oracle_calls import Convention, find, goes_before, is_copy, is_perhaps_copy, is_within, preference
 from support.oracle_reading import EPOCH, EXACT, Usage, candidates, fault, read_quantities, rounded
 from support.oracle_rules import Rule, by_rule
 
@@ -98,6 +98,7 @@ class Oracle:
         self._conventions = conventions
         self._rules = rules
         self._charged: dict[tuple[Any, ...], Usage] = {}
+        self._event_of: dict[int, Event] = {}
         self._calls: list[Usage] = []
 
     def insert(self, requests: Iterable[tuple[Any, int]], settings: Any) -> None:
@@ -194,20 +195,37 @@ class Oracle:
         for usage, (outcome, reason) in zip(usages, outcomes, strict=True):
             self.outcomes[usage.signal, outcome, reason] += 1
             if outcome == "charged":
+                self._replace(usage)
                 self.events.append(_event(usage))
+                self._event_of[id(usage)] = self.events[-1]
                 self._charged[usage.identity] = usage
                 self._calls += [usage] if usage.is_call else []
             elif outcome == "quarantined":
                 self.quarantined.append(_quarantined(usage, reason))
+
+    def _replace(self, usage: Usage) -> None:
+        """What was charged before, although this usage of the app tells of it, was a duplicate."""
+        before = self._charged.get(usage.identity)
+        replaced = [] if before is None else [before]
+        replaced += [call for call in self._calls if is_within(call, usage) and call is not before]
+        for call in replaced:
+            if (event := self._event_of.pop(id(call), None)) is not None:
+                self.events.remove(event)
+                self.outcomes[call.signal, "charged", ""] -= 1
+                self.outcomes[call.signal, "duplicate", ""] += 1
 
     def _outcome(
         self, usage: Usage, usages: list[Usage], first: dict[tuple[Any, ...], Usage], copies: set[tuple[Any, ...]]
     ) -> tuple[str, str]:
         if usage.reason == "not_usage":
             return "not_usage", ""
-        if usage.identity in copies:
+        if usage.identity in copies and not usage.explicit:
             return "duplicate", ""
         charged = self._charged.get(usage.identity)
+        if charged is not None and goes_before(usage, charged):
+            charged = None
+            if first.get(usage.identity) is usage and not usage.reason:
+                return "charged", ""
         if charged is None and first.get(usage.identity) is usage:
             return (
                 ("quarantined", usage.reason) if usage.reason else self._outcome_of_a_first_one(usage, usages, copies)
@@ -225,7 +243,7 @@ class Oracle:
         ranked = [
             (other, n)
             for n, other in enumerate(usages)
-            if not other.reason and other.is_call and other.identity not in copies
+            if not other.reason and other.is_call and (other.explicit or other.identity not in copies)
         ]
         for other, rank in ranked:
             # A span that has the provider's id is preferred to one that has none, whoever emitted it.

@@ -15,7 +15,7 @@ from support import otlp_build as names
 if TYPE_CHECKING:
     from support.oracle_reading import Usage
 
-__all__ = ["STANDARD", "Convention", "find", "is_copy", "is_perhaps_copy", "preference"]
+__all__ = ["STANDARD", "Convention", "find", "goes_before", "is_copy", "is_perhaps_copy", "is_within", "preference"]
 
 _QUARTER_NS = 250_000_000
 
@@ -92,6 +92,19 @@ def preference(usage: Usage) -> int:
     return 0 if usage.explicit else 1 + usage.meaning.preference
 
 
+def goes_before(usage: Usage, charged: Usage) -> bool:
+    """Whether the app's usage is charged instead of what was charged before for the same response id."""
+    return (
+        usage.explicit and charged.automatic and usage.identity == charged.identity and usage.reason in ("", "unpriced")
+    )
+
+
+def is_within(call: Usage, usage: Usage) -> bool:
+    """Whether a call is the child of a usage of the app with tokens, which tells of it."""
+    child = (call.trace_id, call.parent_id) == (usage.trace_id, usage.span_id)
+    return child and call.automatic and call.is_call and usage.explicit and usage.is_call
+
+
 def is_copy(usage: Usage, here: Iterable[Usage], before: Iterable[Usage]) -> bool:
     """Whether another span certainly tells of the same call: of this insert and chargeable, or charged before."""
     return usage.is_call and (
@@ -107,9 +120,9 @@ def _tells_of_the_same(usage: Usage, other: Usage, earlier: bool) -> bool:
     above = other.span_id == usage.parent_id
     if usage.bare:
         return below
-    same_counts = usage.counts == other.counts
     if usage.explicit:
-        return earlier and other.automatic and below and same_counts
+        return False
+    same_counts = usage.counts == other.counts
     if other.explicit:
         return above
     if usage.response_id:

@@ -29,7 +29,7 @@ class Voids:
         is_new = self._take_back(event_id, new)
         found = self._store.read(Void, "void", event_id=str(event_id))
         if not found:
-            raise NotFoundError(f"nothing with the event id {event_id} was charged")
+            raise NotFoundError(f"nothing with the event id {event_id} was charged, or it was a duplicate")
         return found[0], is_new
 
     def _take_back(self, event_id: UUID, new: NewVoid) -> bool:

@@ -1,0 +1,76 @@
+"""Random traffic of a few LLM calls that several spans tell of, the app's and instrumentations', sent in several inserts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from support import otlp_build as names
+from support.oracle import Price
+from support.otlp_build import span, traces
+from support.otlp_random import Insert, Traffic
+
+__all__ = ["call_traffic"]
+
+_SCOPES = ["opentelemetry.instrumentation.genai.anthropic", "opentelemetry.instrumentation.genai.openai"]
+_IDS = st.sampled_from([None, "msg_01_the_first_one", "msg_02_the_second_one"])
+_COUNTS = st.sampled_from([{names.INPUT: 10, names.OUTPUT: 5}] * 3 + [{names.INPUT: 7, names.OUTPUT: 2}])
+_START_US = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp()) * 10**6
+_PRICES = [
+    Price("*", "*", unit, Decimal("0.01"), _START_US - 10**12, _START_US - 10**11 + number)
+    for number, unit in enumerate(("input_token", "output_token", "call"))
+]
+_SETTINGS: dict[str, Any] = {
+    "charge_genai": True,
+    "default_user": "",
+    "estimated": "charge",
+    "keep_attributes": (),
+    "user_attributes": (names.CREDITS_USER, names.USER, names.END_USER),
+}
+
+
+@st.composite
+def _automatic(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    told = {names.OPERATION: "chat", names.FINISH_REASONS: ["stop"], names.USER: "alice", **draw(_COUNTS)}
+    return draw(st.sampled_from(_SCOPES)), told | {names.RESPONSE_ID: draw(_IDS)}
+
+
+@st.composite
+def _explicit(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    amount = {names.AMOUNT: draw(st.sampled_from(["1", "2", "3"]))}
+    charge = draw(st.sampled_from([amount] * 4 + [{}, {names.UNITS + "lamp": 1}]))
+    user = draw(st.sampled_from(["alice"] * 6 + ["bob", None]))
+    key = draw(st.sampled_from([None] * 5 + ["key-1"]))
+    said = {names.ACTION: "chat", names.USER: user, names.KEY: key, names.RESPONSE_ID: draw(_IDS)}
+    return "app", said | charge | draw(st.sampled_from([True, True, True, False]).flatmap(_counts_if))
+
+
+def _counts_if(wanted: bool) -> st.SearchStrategy[dict[str, int]]:
+    return _COUNTS if wanted else st.just({})
+
+
+@st.composite
+def _request(draw: st.DrawFn, number: int) -> ExportTraceServiceRequest:
+    """The span of this number, alone in its request; any earlier one may be its parent."""
+    scope, told = draw(st.one_of(_automatic(), _explicit()))
+    parent = draw(st.integers(0, number - 1))
+    one = span(
+        {name: value for name, value in told.items() if value is not None},
+        trace_id=b"t" * 16,
+        span_id=number.to_bytes(8),
+        parent_span_id=parent.to_bytes(8) if parent else b"",
+        end_ns=(_START_US + draw(st.sampled_from([0, 100_000, 5_000_000]))) * 1000,
+    )
+    return traces(one, scope=scope)
+
+
+@st.composite
+def call_traffic(draw: st.DrawFn) -> Traffic:
+    """Inserts of one to three of some spans, each of which may come several times."""
+    pool = [draw(_request(number)) for number in range(1, draw(st.integers(2, 6)) + 1)]
+    some = st.lists(st.sampled_from(pool), min_size=1, max_size=3)
+    return Traffic(_PRICES, [Insert(draw(some), _SETTINGS) for _ in range(draw(st.integers(2, 5)))], [])
