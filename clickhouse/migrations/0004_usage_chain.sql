@@ -496,7 +496,7 @@ SELECT
         'duplicate') AS outcome,
     multiIf(
         outcome != 'quarantined' OR t.reason != '', toString(t.reason),
-        perhaps_copy, 'possible_copy',
+        perhaps_copy AND NOT known, 'possible_copy',
         'idempotency_conflict') AS reason
 FROM
 (

@@ -54,10 +54,10 @@ def _counts_if(wanted: bool) -> st.SearchStrategy[dict[str, int]]:
 
 
 @st.composite
-def _request(draw: st.DrawFn, number: int) -> ExportTraceServiceRequest:
-    """The span of this number, alone in its request; any earlier one may be its parent."""
+def _request(draw: st.DrawFn, number: int, spans: int) -> ExportTraceServiceRequest:
+    """The span of this number, alone in its request; any other one may be its parent."""
     scope, told = draw(st.one_of(_automatic(), _explicit()))
-    parent = draw(st.integers(0, number - 1))
+    parent = draw(st.sampled_from([other for other in range(spans + 1) if other != number]))
     one = span(
         {name: value for name, value in told.items() if value is not None},
         trace_id=b"t" * 16,
@@ -70,7 +70,13 @@ def _request(draw: st.DrawFn, number: int) -> ExportTraceServiceRequest:
 
 @st.composite
 def call_traffic(draw: st.DrawFn) -> Traffic:
-    """Inserts of one to three of some spans, each of which may come several times."""
-    pool = [draw(_request(number)) for number in range(1, draw(st.integers(2, 6)) + 1)]
-    some = st.lists(st.sampled_from(pool), min_size=1, max_size=3)
-    return Traffic(_PRICES, [Insert(draw(some), _SETTINGS) for _ in range(draw(st.integers(2, 5)))], [])
+    """Some spans in any order, most in inserts of their own, and some of them again."""
+    spans = draw(st.integers(3, 6))
+    pool = draw(st.permutations([draw(_request(number, spans)) for number in range(1, spans + 1)]))
+    rest = [*pool, *draw(st.lists(st.sampled_from(pool), max_size=2))]
+    inserts = []
+    while rest:
+        together = draw(st.sampled_from([1, 1, 1, 2]))
+        inserts.append(Insert(rest[:together], _SETTINGS))
+        rest = rest[together:]
+    return Traffic(_PRICES, inserts, [])
