@@ -1,6 +1,7 @@
 """Fixtures that every test may use, and the order of the tests."""
 
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
 
     items.sort(key=rank)
+    _assert_told_apart(items)
+
+
+def _assert_told_apart(items: list[pytest.Item]) -> None:
+    """Of tests with one id only the first would run where several processes share them (`--dist loadfile`)."""
+    twice = [name for name, times in Counter(item.nodeid for item in items).items() if times > 1]
+    if twice:
+        raise pytest.UsageError(f"tests with one and the same id: {', '.join(twice)}")

@@ -112,6 +112,7 @@ class Load:
                 self.grants += 1
 
 
+@pytest.mark.long
 def test_a_backup_under_load_is_exact(tmp_path: Path) -> None:
     """Backed up under load and restored: each usage acknowledged before is charged once, the rest of the ledger is there, and
     all that is sent again is charged once in all."""

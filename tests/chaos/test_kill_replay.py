@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import httpx
+import pytest
 from support.accounting import assert_exact, settle
 from support.chaos import new_seed
 from support.clickhouse_http import ClickHouseHttp, Fault
@@ -63,6 +64,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.long
 def test_a_store_that_fails_within_a_replay_charges_once(tmp_path: Path) -> None:
     """Whichever statement of a replay fails, or is applied and not answered, each waiting usage is charged once."""
     rng = random.Random(new_seed())

@@ -120,6 +120,7 @@ def test_kills_of_either_leave_one_charge(tmp_path: Path) -> None:
         assert_reconciled(both[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["doubles_unseen", "insert_done"])
 def test_one_that_is_gone_for_good_leaves_one_charge(tmp_path: Path, stage: str) -> None:
     """Killed before or after its look for doubles, and never started again: the other finds and takes back what both charged."""
@@ -147,6 +148,7 @@ def test_one_that_is_gone_for_good_leaves_one_charge(tmp_path: Path, stage: str)
         assert [tuple(row.values()) for row in other.sql(outcomes)] == [("charged", 2 * SPANS), ("duplicate", SPANS)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keyed", [False, True], ids=["span", "key"])
 @pytest.mark.parametrize("victim", ["who takes back", "who charges a copy"])
 def test_a_kill_between_a_void_and_the_charge_of_a_copy(tmp_path: Path, victim: str, keyed: bool) -> None:

@@ -150,7 +150,7 @@ def test_the_ledger_is_what_the_oracle_says(chain: Chain, made: Traffic) -> None
 
 
 @pytest.mark.timeout(900)
-@settings(RELAXED, max_examples=60, phases=[Phase.generate])
+@settings(RELAXED, max_examples=30, phases=[Phase.generate])
 @given(made=call_traffic())
 def test_calls_that_several_spans_tell_of(chain: Chain, made: Traffic) -> None:
     """However the spans of the app and of instrumentations are spread over inserts, the oracle says the same."""
@@ -163,4 +163,13 @@ def test_calls_that_several_spans_tell_of(chain: Chain, made: Traffic) -> None:
 @given(made=traffic(spans_max=30, inserts_max=5))
 def test_the_ledger_is_what_the_oracle_says_at_length(chain: Chain, made: Traffic) -> None:
     """The same with more and larger examples."""
+    assert_same(chain, made)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(RELAXED, max_examples=200, phases=[Phase.generate])
+@given(made=call_traffic())
+def test_calls_that_several_spans_tell_of_at_length(chain: Chain, made: Traffic) -> None:
+    """The same with more examples."""
     assert_same(chain, made)

@@ -126,6 +126,7 @@ def test_the_app_s_word_is_charged_whichever_comes_first(
         assert taken_back == ([{"kind": "duplicate", "n": CALLS}] if first == "sdk" else [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["doubles_unseen", "insert_done", "batch_forgotten"])
 def test_a_kill_in_between_gives_back_once(tmp_path: Path, server: LlmServer, stage: str) -> None:
     """Killed after the app's usages were inserted, before or after the look, it gives back once after the next start."""
