@@ -94,9 +94,8 @@ def preference(usage: Usage) -> int:
 
 def goes_before(usage: Usage, charged: Usage) -> bool:
     """Whether the app's usage is charged instead of what was charged before for the same response id."""
-    return (
-        usage.explicit and charged.automatic and usage.identity == charged.identity and usage.reason in ("", "unpriced")
-    )
+    same = usage.identity == charged.identity and usage.identity[0] == "response"
+    return usage.explicit and charged.automatic and same and usage.reason in ("", "unpriced")
 
 
 def is_within(call: Usage, usage: Usage) -> bool:
