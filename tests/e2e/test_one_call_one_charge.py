@@ -109,6 +109,24 @@ def assert_as_the_app_says(receiver: AggregatorProcess) -> None:
     assert_exact(receiver, {"ada": CALLS * BY_APP})
 
 
+def assert_given_back_once(tmp_path: Path, server: LlmServer, fatal: str) -> None:
+    """The SDK's spans are charged; the aggregator dies at a point while it takes what the app says, and comes back."""
+    with aggregator(tmp_path) as receiver, app(receiver, server) as process:
+        set_price(receiver)
+        send(process, "sdk")
+        settle(receiver)
+        assert receiver.terminate() == 0
+        receiver.env["OTEL_CREDITS_FAULT_POINT"] = fatal
+        receiver.start()
+        receiver.wait_ready()
+        send(process, "app")
+        wait_until(lambda: not receiver.is_running, 60, "it has died")
+        del receiver.env["OTEL_CREDITS_FAULT_POINT"]
+        receiver.start()
+        receiver.wait_ready()
+        assert_as_the_app_says(receiver)
+
+
 @pytest.mark.parametrize("order", [("sdk", "app"), ("app", "sdk")], ids=" first, then ".join)
 def test_the_app_s_word_is_charged_whichever_comes_first(
     tmp_path: Path, server: LlmServer, order: tuple[str, str]
@@ -130,36 +148,10 @@ def test_the_app_s_word_is_charged_whichever_comes_first(
 @pytest.mark.parametrize("stage", ["doubles_unseen", "insert_done", "batch_forgotten"])
 def test_a_kill_in_between_gives_back_once(tmp_path: Path, server: LlmServer, stage: str) -> None:
     """Killed after the app's usages were inserted, before or after the look, it gives back once after the next start."""
-    with aggregator(tmp_path) as receiver, app(receiver, server) as process:
-        set_price(receiver)
-        send(process, "sdk")
-        settle(receiver)
-        assert receiver.terminate() == 0
-        receiver.env["OTEL_CREDITS_FAULT_POINT"] = f"{stage}:1"
-        receiver.start()
-        receiver.wait_ready()
-        send(process, "app")
-        wait_until(lambda: not receiver.is_running, 60, "it has died")
-        del receiver.env["OTEL_CREDITS_FAULT_POINT"]
-        receiver.start()
-        receiver.wait_ready()
-        assert_as_the_app_says(receiver)
+    assert_given_back_once(tmp_path, server, f"{stage}:1")
 
 
 def test_a_kill_while_it_gives_back_gives_back_once(tmp_path: Path, server: LlmServer) -> None:
     """Killed after the entry that takes the charges back was inserted, before it knows, it gives back once."""
-    with aggregator(tmp_path) as receiver, app(receiver, server) as process:
-        set_price(receiver)
-        send(process, "sdk")
-        settle(receiver)
-        assert receiver.terminate() == 0
-        # The first batch is the app's usages, the second the entry.
-        receiver.env["OTEL_CREDITS_FAULT_POINT"] = "insert_done:2"
-        receiver.start()
-        receiver.wait_ready()
-        send(process, "app")
-        wait_until(lambda: not receiver.is_running, 60, "it has died")
-        del receiver.env["OTEL_CREDITS_FAULT_POINT"]
-        receiver.start()
-        receiver.wait_ready()
-        assert_as_the_app_says(receiver)
+    # The first batch is the app's usages, the second the entry.
+    assert_given_back_once(tmp_path, server, "insert_done:2")
