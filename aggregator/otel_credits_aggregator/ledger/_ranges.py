@@ -8,7 +8,7 @@ from otel_credits_aggregator.ledger.models import Until
 __all__ = ["ranges", "stored_ranges"]
 
 # Rows of one table that are looked at in one go; a key (user, series) that has more is one range.
-_RANGE_ROWS_MAX = 100_000
+_RANGE_ROWS_MAX = 300_000
 
 
 def ranges(until_of: Callable[..., str]) -> Iterator[tuple[str, str]]:
