@@ -11,7 +11,7 @@ PARALLEL_LONG ?= --numprocesses 2 --dist load
 STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench collector constraints clean
+.PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench totals collector constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ format: $(STAMP) ## Format the code
 
 bench: $(STAMP) system ## Measure, and write the figures into benchmarks/README.md
 	$(BIN)/python -m benchmarks
+
+totals: $(STAMP) ## Measure rebuild, reconcile and --fix at 10^8 events (20 minutes or more, 10 GB of disk); EVENTS=1000000: of fewer
+	$(BIN)/python -m benchmarks.totals --events $(or $(EVENTS),100000000)
 
 collector: ## Build the OpenTelemetry Collector of collector/builder-config.yaml (needs Go; cached outside the tree)
 	@collector/build.sh

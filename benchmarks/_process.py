@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "memory_bytes", "wait_quiet"]
+__all__ = ["cpu_seconds", "forget_peak", "memory_bytes", "wait_quiet"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _WINDOW_S = 0.5
@@ -24,6 +24,11 @@ def memory_bytes(pid: int) -> dict[str, int]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     pairs = (line.split(":") for line in lines)
     return {key: int(value.split()[0]) * 1024 for key, value in pairs if key in {"VmHWM", "VmRSS", "RssAnon"}}
+
+
+def forget_peak(pid: int) -> None:
+    """Begins the peak of resident memory (VmHWM) of a process anew, at what it has now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def wait_quiet(pids: Sequence[int], timeout_s: float) -> bool:

@@ -6,10 +6,11 @@ from pathlib import Path
 from benchmarks._machine import LOAD_HIGH_PER_CORE, description
 from benchmarks._report import Report, table
 
-__all__ = ["BEGIN", "END", "section", "write"]
+__all__ = ["ALL", "TOTALS", "section", "write"]
 
-BEGIN = "<!-- figures: written by `make bench`, do not edit -->"
-END = "<!-- end of figures -->"
+# What is before and after the figures of `make bench`, and of `make totals`.
+ALL = ("<!-- figures: written by `make bench`, do not edit -->", "<!-- end of figures -->")
+TOTALS = ("<!-- figures: written by `make totals`, do not edit -->", "<!-- end of the figures of totals -->")
 
 
 def section(reports: Sequence[Report], load_before: float, took_s: float) -> str:
@@ -24,15 +25,16 @@ def section(reports: Sequence[Report], load_before: float, took_s: float) -> str
     return "\n\n".join(parts)
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, markers: tuple[str, str] = ALL) -> None:
     """Replaces what is between the markers.
 
     Raises:
         ValueError: the file has not exactly one of each marker, in this order; it stays as it is.
     """
+    begin, end = markers
     before = path.read_text("utf-8")
-    head, found, rest = before.partition(BEGIN)
-    _, ended, tail = rest.partition(END)
-    if not found or not ended or BEGIN in tail or END in head + tail:
-        raise ValueError(f"{path} must have one {BEGIN!r} and after it one {END!r}")
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", "utf-8")
+    head, found, rest = before.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended or begin in tail or end in head + tail:
+        raise ValueError(f"{path} must have one {begin!r} and after it one {end!r}")
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", "utf-8")

@@ -25,7 +25,9 @@ class Server(Process):
 
     def __init__(self, data_dir: Path) -> None:
         self.grpc_port, http_port, api_port = free_port(), free_port(), free_port()
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{api_port}", timeout=_REQUEST_TIMEOUT_S)
+        # Of the API, and of OTLP/HTTP.
+        self.url, self.http_url = f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{http_port}"
+        self._client = httpx.Client(base_url=self.url, timeout=_REQUEST_TIMEOUT_S)
         settings = {
             "OTEL_CREDITS_DATA_DIR": str(data_dir),
             "OTEL_CREDITS_GRPC_PORT": str(self.grpc_port),

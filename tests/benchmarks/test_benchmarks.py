@@ -21,6 +21,7 @@ BENCHMARKS = {
     "latency": 3,
     "memory": 6,
 }
+TOTALS_FIGURES = 14
 README = """Prose before.
 
 <!-- figures: written by `make bench`, do not edit -->
@@ -29,11 +30,15 @@ old figures
 
 Prose after.
 """
+README_TOTALS = """
+<!-- figures: written by `make totals`, do not edit -->
+<!-- end of the figures of totals -->
+"""
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, program: str = "benchmarks") -> subprocess.CompletedProcess[str]:
     """`python -m benchmarks`, from the repository root as `make bench` does."""
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+    command = [sys.executable, "-m", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=clean_environment(), timeout=280)
 
 
@@ -75,3 +80,26 @@ def test_a_readme_without_markers_is_left_alone(tmp_path: Path) -> None:
     readme.write_text("No markers.", "utf-8")
     assert run("tracking", "--quick", "--readme", str(readme)).returncode != 0
     assert readme.read_text("utf-8") == "No markers."
+
+
+@pytest.mark.long
+def test_totals_are_measured_apart(tmp_path: Path) -> None:
+    """`make totals` finds the total that it broke and no other, and writes its figures between its own markers only."""
+    readme, figures = tmp_path / "README.md", tmp_path / "figures.json"
+    readme.write_text(README + README_TOTALS, "utf-8")
+    options = ("--events", "20000", "--readme", str(readme), "--json", str(figures))
+    done = run(*options, program="benchmarks.totals")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(figures.read_text("utf-8"))
+    assert report["title"] == "Totals of 20,000 events of 200 users"
+    assert len(report["figures"]) == TOTALS_FIGURES
+    assert all(figure["value"] >= 0 for figure in report["figures"])
+    text = readme.read_text("utf-8")
+    assert text.startswith(README)
+    assert f"### {report['title']}" in text.removeprefix(README)
+
+
+def test_the_readme_has_room_for_the_figures_of_totals() -> None:
+    """The markers that `make totals` writes between are in the README, once, so that a run of half an hour is not lost."""
+    text = (REPOSITORY / "benchmarks/README.md").read_text("utf-8")
+    assert [text.count(marker) for marker in README_TOTALS.split("\n") if marker] == [1, 1]
