@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -51,6 +52,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _GRPC_GRACE_S = 3.0
 _HTTP_GRACE_S = 3
+# How long a connection may rest. The SDK's span processor rests for 5 s between its exports, which is also uvicorn's default: an
+# export on a connection that is closed just then fails, and is sent once more for nothing.
+_HTTP_KEEP_ALIVE_S = 120
 _THREADS_END_S = 3.0
 
 
@@ -130,9 +134,17 @@ def _use_temporary_folder(folder: Path) -> None:
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder.resolve())
 
 
+def _allow_connections() -> None:
+    """Takes as many files as the system allows: each connection is one, and a shell's limit is often 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code, with which the process must end soon afterwards."""
     give_memory_back()
+    _allow_connections()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # What uvicorn says of starting and stopping is said below, once for both of its servers.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -219,6 +231,7 @@ class _HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_HTTP_GRACE_S,
+                timeout_keep_alive=_HTTP_KEEP_ALIVE_S,
                 **uvicorn_options(settings),
             )
         )

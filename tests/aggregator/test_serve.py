@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import select
 import signal
 import socket
 import sqlite3
@@ -14,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
+from http.client import HTTPConnection
 from pathlib import Path
 
 import clickhouse_connect
@@ -30,6 +33,9 @@ from support.processes import AggregatorProcess, accepts_connections, clean_envi
 START_FAILS_WITHIN_S = 60.0
 # Beyond OTEL_CREDITS_STOP_TIMEOUT_S: connections 4 s, gRPC 3 s, the attempt under way 2 s, threads 3 s.
 STOP_SURPLUS_S = 20.0
+# OTEL_BSP_SCHEDULE_DELAY, as the specification has it.
+EXPORT_INTERVAL_S = 5
+UNREACHABLE = "clickhouse://127.0.0.1:1/default"
 USER_ID = "someone"
 
 
@@ -121,6 +127,29 @@ def test_an_address_may_be_ipv6(tmp_path: Path) -> None:
         with grpc.insecure_channel(f"[::1]:{aggregator.grpc_port}") as channel:
             method = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
             assert channel.unary_unary(method)(b"", timeout=10) == b""
+    finally:
+        aggregator.terminate()
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """While it is used, what is started may open few files, unless it asks for more; the value is what it may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_may_be_many_and_may_rest(few_files: int, tmp_path: Path) -> None:
+    """It takes as many connections as the system allows, and none is closed that rests as long as the SDK's span processor."""
+    aggregator = start(UNREACHABLE, tmp_path)
+    try:
+        assert resource.prlimit(aggregator.pid, resource.RLIMIT_NOFILE)[0] == few_files
+        with closing(HTTPConnection("127.0.0.1", aggregator.http_port)) as connection:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            closed, _, _ = select.select([connection.sock], [], [], EXPORT_INTERVAL_S + 1)
+            assert not closed
     finally:
         aggregator.terminate()
 

@@ -39,8 +39,10 @@ class Sender:
     """Sends over all doors, and counts the answers."""
 
     def __init__(self, aggregator: AggregatorProcess) -> None:
-        self._grpc = GrpcClient(aggregator.grpc_port)
-        self._http = httpx.Client(base_url=aggregator.http_endpoint, timeout=200)
+        self._grpc = GrpcClient(aggregator.grpc_port, is_patient=True)
+        self._http = httpx.Client(
+            base_url=aggregator.http_endpoint, timeout=200, transport=httpx.HTTPTransport(retries=5)
+        )
 
     def close(self) -> None:
         """Closes its connections."""

@@ -17,7 +17,7 @@ KILLS_A_STORE = 50
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("server_mode", [False, True], ids=["embedded", "server"])
 def test_one_kill_at_every_stage(tmp_path: Path, server_mode: bool) -> None:
     """Killed once at every stage, from the migrations to the shutdown, the aggregator loses and doubles nothing."""
@@ -27,7 +27,7 @@ def test_one_kill_at_every_stage(tmp_path: Path, server_mode: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(KILLS * 30)
+@pytest.mark.timeout(KILLS * 60)
 def test_many_kills_at_every_stage(tmp_path: Path) -> None:
     """The same with a hundred kills (or as many as OTEL_CREDITS_TEST_KILLS says), on both kinds of store."""
     seed = new_seed()

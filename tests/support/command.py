@@ -12,7 +12,7 @@ from support.processes import AggregatorProcess, clean_environment
 __all__ = ["TIMEOUT_S", "asked", "command", "made"]
 
 COMMAND = (sys.executable, "-m", "otel_credits_aggregator")
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 
 
 def command(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ _SERVICES = {
     "metrics": "opentelemetry.proto.collector.metrics.v1.MetricsService",
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
 }
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 60.0
 # A client that is killed and started again must not wait for gRPC's own pause between attempts, up to 120 s.
 _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 200),
@@ -33,11 +33,20 @@ _CHANNEL_OPTIONS = (
 
 
 class GrpcClient:
-    """Sends bytes to ``Export`` over OTLP/gRPC; a context manager that closes its channel."""
+    """Sends bytes to ``Export`` over OTLP/gRPC; a context manager that closes its channel.
+
+    One that is patient waits for a connection as long as it waits for an answer.
+    """
 
     def __init__(
-        self, port: int, compression: grpc.Compression = grpc.Compression.NoCompression, *, token: str = ""
+        self,
+        port: int,
+        compression: grpc.Compression = grpc.Compression.NoCompression,
+        *,
+        token: str = "",
+        is_patient: bool = False,
     ) -> None:
+        self._is_patient = is_patient
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=_CHANNEL_OPTIONS, compression=compression)
         self._export = {
@@ -46,7 +55,9 @@ class GrpcClient:
 
     def export(self, payload: bytes, signal: str = "traces", *, timeout_s: float = _TIMEOUT_S) -> bytes:
         """Send one request and return the bytes of its answer. Raises grpc.RpcError."""
-        answer: bytes = self._export[signal](payload, timeout=timeout_s, metadata=self._metadata)
+        answer: bytes = self._export[signal](
+            payload, timeout=timeout_s, metadata=self._metadata, wait_for_ready=self._is_patient
+        )
         return answer
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Fuzz:
     def __init__(self, seed: str) -> None:
         self._rng = random.Random(f"fuzz {seed}")
         self._recordings = {signal: _recordings(signal) for signal in RECEIVED}
-        self._bomb = gzip.compress(bytes(_BOMB_BYTES), 9)
+        self._bomb = gzip.compress(bytes(_BOMB_BYTES), 9, mtime=0)
 
     def request(self) -> Mangled:
         """The next one."""
@@ -81,7 +81,7 @@ class Fuzz:
     def _compressed(self, signal: Signal, recording: bytes) -> Mangled:
         rng, plain = self._rng, self._mangled(recording)
         encoding = rng.choice(("gzip", "gzip", "deflate"))
-        body = gzip.compress(plain, 1) if encoding == "gzip" else zlib.compress(plain, 1)
+        body = gzip.compress(plain, 1, mtime=0) if encoding == "gzip" else zlib.compress(plain, 1)
         if rng.random() < 0.5:
             body = rng.choice((_flip_bits, _truncate, lambda body, _: body + body, _append_noise))(body, rng)
         return Mangled(signal, body, encoding=encoding if rng.random() < 0.95 else "br")

@@ -36,7 +36,14 @@ from support.clickhouse_http import ClickHouseHttp, Fault
 from support.figures import record
 from support.otlp_build import span, traces, usage_span
 from support.otlp_clients import post
-from support.processes import AggregatorProcess, WaitTimeout, accepts_connections, clean_environment, wait_until
+from support.processes import (
+    PATIENCE,
+    AggregatorProcess,
+    WaitTimeout,
+    accepts_connections,
+    clean_environment,
+    wait_until,
+)
 
 __all__ = ["Storm", "assert_reconciled"]
 
@@ -51,9 +58,9 @@ SETTINGS: Final = {
 # How long a fault point may take to be passed as often as it is to be, before the kill comes anyhow.
 PATIENCE_S: Final = 25.0
 # How long the store may keep it from getting there.
-STORE_PATIENCE_S: Final = 4.0
+STORE_PATIENCE_S: Final = 4.0 / PATIENCE
 # The same for a start that is to be complete.
-START_PATIENCE_S: Final = 12.0
+START_PATIENCE_S: Final = 12.0 / PATIENCE
 # Points that load alone does not pass, or that only a stop does.
 _AT_STOP: Final = frozenset({"stop_begun", "stop_inserted"})
 _AT_MIGRATION: Final = (
