@@ -122,7 +122,11 @@ def inbound_baggage_is_trusted() -> bool:
 
 def current_user(context: Context | None = None) -> str | None:
     """The user of the innermost usage context; if baggage is trusted, else the one that came with the request."""
-    usage = current_usage(context)
+    return user_of(current_usage(context), context)
+
+
+def user_of(usage: UsageContext | None, context: Context | None = None) -> str | None:
+    """The same for a usage context that is known to be the innermost one of `context`."""
     user = None if usage is None else usage.user
     if user is None and _trust_baggage:
         inbound = baggage.get_baggage(BAGGAGE_USER, context)

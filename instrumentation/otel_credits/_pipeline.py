@@ -33,7 +33,7 @@ from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, St
 from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
-from otel_credits._usage import attributes_of, span_like, usage_span
+from otel_credits._usage import attributes_to_read, span_like, usage_span
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -107,7 +107,7 @@ class Pipeline:
 
     def accept_span(self, span: ReadableSpan) -> None:
         """Record a usage that the app made a span of."""
-        attributes = attributes_of(span)
+        attributes = dict(attributes_to_read(span))
         self._accept(span_like(span, attributes, self._stamp(span.resource)), attributes)
 
     def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:

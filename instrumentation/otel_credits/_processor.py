@@ -13,13 +13,19 @@ from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind
 
 from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
-from otel_credits._context import current_usage, current_user
+from otel_credits._context import current_usage, current_user, user_of
 from otel_credits._guard import say_once
+from otel_credits._names import KnownNames
 from otel_credits._settings import Settings
 from otel_credits._span_memory import recall, remember
-from otel_credits._usage import attributes_of, span_like
+from otel_credits._usage import add_texts, attributes_to_read, span_like
+
+# Their internal spans are "http send" and "http receive", several a request, which no one asks who the user was.
+_SERVER_SCOPES = frozenset({"opentelemetry.instrumentation.asgi", "opentelemetry.instrumentation.fastapi"})
+_llm_calls = KnownNames(lambda name: name == OPENINFERENCE_KIND or name.startswith(GENAI_PREFIXES))
 
 
 class CreditsSpanProcessor(SpanProcessor):
@@ -34,9 +40,12 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
-            user = current_user(parent_context)
-            present = attributes_of(span)
-            remember(span, current_usage(parent_context), present)
+            if span.kind is SpanKind.INTERNAL and _scope_of(span) in _SERVER_SCOPES:
+                return
+            usage = current_usage(parent_context)
+            present = attributes_to_read(span)
+            remember(span, usage, present)
+            user = user_of(usage, parent_context)
             if user is not None:
                 _name_user(span, user, present)
         except Exception as error:
@@ -44,11 +53,13 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            present = attributes_of(span)
+            present = attributes_to_read(span)
+            if not span.dropped_attributes and not is_wanted(span, present, self._settings()):
+                return
             lost = _lost_attributes(span, present)
-            attributes = {**lost, **present} if lost else present
+            attributes: Mapping[str, Any] = {**lost, **present} if lost else present
             if is_wanted(span, attributes, self._settings()):
-                self._accept(span_like(span, attributes, span.resource) if lost else span)
+                self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
 
@@ -66,8 +77,16 @@ def is_wanted(span: ReadableSpan, attributes: Mapping[str, object], settings: Se
     return settings.charge_genai and may_be_llm_call(attributes)
 
 
+def _scope_of(span: ReadableSpan) -> str:
+    scope = span.instrumentation_scope
+    return "" if scope is None else scope.name
+
+
 def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:
     """Name the user on a span, unless the app has."""
+    if USER_ID not in present and CREDITS_USER_ID not in present:
+        add_texts(span, {USER_ID: user, CREDITS_USER_ID: user})
+        return
     missing = {name: user for name in (USER_ID, CREDITS_USER_ID) if name not in present}
     if missing:
         span.set_attributes(missing)
@@ -75,21 +94,19 @@ def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:
 
 def may_be_llm_call(attributes: Mapping[str, object]) -> bool:
     """Whether a span has an attribute of the GenAI or OpenInference conventions."""
-    if OPENINFERENCE_KIND in attributes:
-        return True
-    for name in attributes:  # noqa: SIM110  (a generator takes twice the time, on the app's thread)
-        if name.startswith(GENAI_PREFIXES):
-            return True
-    return False
+    return _llm_calls.among(attributes)
 
 
 def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any]) -> dict[str, Any]:
     """What the span lost (see _span_memory.py), and the user of its usage context if that was not known before."""
-    memory = recall(span)
     lost: dict[str, Any] = {}
-    if memory is not None and span.dropped_attributes:
+    is_named, dropped = CREDITS_USER_ID in present, span.dropped_attributes
+    if is_named and not dropped:
+        return lost
+    memory = recall(span)
+    if memory is not None and dropped:
         lost = {name: value for name, value in memory.may_not_be_lost().items() if name not in present}
-    if CREDITS_USER_ID not in present and CREDITS_USER_ID not in lost:
+    if not is_named and CREDITS_USER_ID not in lost:
         user = None if memory is None or memory.usage is None else memory.usage.user
         user = user if user is not None else _user_if_none(present)
         if user is not None:

@@ -77,8 +77,16 @@ def _named(resolver: str, scope: Scope) -> Callable[[], Any]:
     kind, _, name = resolver.partition(":")
     name = name.strip()
     if kind == "header":
-        return lambda: HTTPConnection(scope).headers.get(name) or None
+        return lambda: _header(scope, name.lower().encode("latin-1"))
     return lambda: _state(scope, name.split("."))
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name, which the server gives in lower case (ASGI, "HTTP Connection Scope")."""
+    for header, value in scope["headers"]:
+        if header == name:
+            return cast("bytes", value).decode("latin-1") or None
+    return None
 
 
 def _state(scope: Scope, path: list[str]) -> Any:

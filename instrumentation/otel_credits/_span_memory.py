@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakValueDictionary
 
 from opentelemetry.trace import Span
 
 from otel_credits._attributes import CHARGE_PREFIXES, CREDITS_USER_ID, USER_ID
 from otel_credits._context import UsageContext
+from otel_credits._names import KnownNames
+from otel_credits._usage import attributes_to_read
 
-_ON_THE_SPAN = "_otel_credits_memory"
+# Where the memory is kept: with the span's SpanContext, which is one and the same object in a live span and in the copy of
+# it that processors get at its end. It lives as long as that does.
+_MEMORY = "_otel_credits_memory"
 
 
 class SpanMemory:
     """The usage context of a span, and the attributes that it started with."""
 
-    __slots__ = ("__weakref__", "_attributes", "usage")
+    __slots__ = ("_attributes", "usage")
 
     def __init__(self, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
         self.usage = usage
@@ -32,23 +35,25 @@ class SpanMemory:
         """Those attributes that decide about a charge."""
         return {name: value for name, value in self._attributes.items() if name.startswith(CHARGE_PREFIXES)}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A SpanContext can be copied, and sent to another process. Its memory stays here.
+        return _nothing, ()
 
-# A memory lives as long as its span does, which holds it: a span that never ends is forgotten when it is collected.
-_memories: WeakValueDictionary[tuple[int, int], SpanMemory] = WeakValueDictionary()
+
+def _nothing() -> None:
+    """What is left of a memory in a copy."""
+
+
+_NOTHING: dict[str, Any] = {}
+_charges = KnownNames(lambda name: name.startswith(CHARGE_PREFIXES))
 
 
 def remember(span: Span, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
     """Remember the usage context of a span that starts, and its attributes if they may decide about a charge."""
-    if usage is not None or has_charge(attributes):
-        _keep(span, SpanMemory(usage, attributes))
-
-
-def has_charge(attributes: Mapping[str, Any]) -> bool:
-    """Whether one of the attributes decides about a charge."""
-    for name in attributes:  # noqa: SIM110  (a generator takes twice the time, on the app's thread)
-        if name.startswith(CHARGE_PREFIXES):
-            return True
-    return False
+    if _charges.among(attributes):
+        _keep(span, SpanMemory(usage, dict(attributes)))
+    elif usage is not None:
+        _keep(span, SpanMemory(usage, _NOTHING))
 
 
 def bind(span: Span, usage: UsageContext) -> None:
@@ -64,23 +69,21 @@ def bind(span: Span, usage: UsageContext) -> None:
 
 def recall(span: Any) -> SpanMemory | None:
     """What is remembered of a span: a live one, or the copy of it that processors get at its end."""
-    context = span.get_span_context()
-    return None if context is None else _memories.get((context.trace_id, context.span_id))
+    found = getattr(span.get_span_context(), "__dict__", _NOTHING).get(_MEMORY)
+    return found if type(found) is SpanMemory else None
 
 
 def _keep(span: Span, memory: SpanMemory) -> None:
-    context = span.get_span_context()
-    try:
-        setattr(span, _ON_THE_SPAN, memory)
-    except AttributeError:  # a span of some other SDK, with slots
-        return
-    _memories[context.trace_id, context.span_id] = memory
+    # What has no such dictionary is a span of some other SDK, with slots.
+    kept: dict[str, Any] | None = getattr(span.get_span_context(), "__dict__", None)
+    if kept is not None:
+        kept[_MEMORY] = memory
 
 
 def name_user(span: Any, user: str | None) -> None:
     """Name the user on a span that started before the user was known, unless it is named already."""
     if user is None or not span.is_recording():
         return
-    present = getattr(span, "attributes", None) or {}
+    present = attributes_to_read(span)
     if present.get(CREDITS_USER_ID) != user or present.get(USER_ID) != user:
         span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})

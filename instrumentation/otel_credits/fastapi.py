@@ -29,12 +29,11 @@ import anyio.to_thread
 import fastapi
 from opentelemetry import baggage
 from opentelemetry import context as context_api
-from opentelemetry.context import Context
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Span, get_current_span
 from starlette.middleware import Middleware
 
 from otel_credits._baggage import usage_of_members
-from otel_credits._context import UsageContext, current_user, inbound_baggage_is_trusted, with_usage
+from otel_credits._context import UsageContext, inbound_baggage_is_trusted, user_of, with_usage
 from otel_credits._propagator import ensure_propagator
 from otel_credits._request_user import UserResolver, prepare_resolver, usage_of_request
 from otel_credits._runtime import active, current_settings
@@ -75,13 +74,13 @@ class CreditsMiddleware:
         if inbound_baggage_is_trusted() and (carried := usage_of_members(baggage.get_all())) is not None:
             usage.fill_in(carried)
         ensure_propagator()
-        bind(get_current_span(), usage)
-        context = with_usage(usage)
-        token = context_api.attach(context)
+        server_span = get_current_span()
+        bind(server_span, usage)
+        token = context_api.attach(with_usage(usage))
         try:
-            await self._app(scope, receive, _naming_user(send, context))
+            await self._app(scope, receive, _naming_user(send, server_span, usage))
         finally:
-            _name_user(context)
+            name_user(server_span, user_of(usage))
             context_api.detach(token)
 
     async def _usage(self, scope: Scope) -> UsageContext:
@@ -94,22 +93,16 @@ class CreditsMiddleware:
             return UsageContext()
 
 
-def _naming_user(send: Send, context: Context) -> Send:
+def _naming_user(send: Send, server_span: Span, usage: UsageContext) -> Send:
     """`send` that names the user on the server span when the response starts. The span started before the user was
     known, and it ends with the last byte of the response."""
 
     async def name_user_then_send(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.accept"):
-            _name_user(context)
+            name_user(server_span, user_of(usage))
         await send(message)
 
     return name_user_then_send
-
-
-def _name_user(context: Context) -> None:
-    server_span = get_current_span(context)
-    if server_span.is_recording():
-        name_user(server_span, current_user(context))
 
 
 def _flushing(send: Send) -> Send:

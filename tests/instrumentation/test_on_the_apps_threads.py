@@ -1,0 +1,106 @@
+"""What is done for each of the app's spans, on the app's threads: as little as possible, and nothing that the app can notice."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import fastapi
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from otel_credits import usage_context
+from otel_credits._names import KnownNames
+from otel_credits._processor import CreditsSpanProcessor
+from otel_credits._settings import Settings
+from otel_credits._span_memory import recall
+from starlette.testclient import TestClient
+
+NAMES = st.sampled_from(
+    ["gen_ai.system", "gen_ai.usage.input_tokens", "http.route", "user.id", "db.statement", "gen_a", ""]
+)
+
+
+def watched(exporter: InMemorySpanExporter, limits: SpanLimits | None = None) -> TracerProvider:
+    provider = TracerProvider(span_limits=limits)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    provider.add_span_processor(CreditsSpanProcessor(lambda span: None, lambda timeout_s: True, lambda: Settings()))
+    return provider
+
+
+@given(st.lists(st.dictionaries(NAMES, st.integers()), max_size=20))
+def test_a_name_matters_however_often_others_were_seen(spans: list[dict[str, int]]) -> None:
+    """Whether attributes have a name that matters does not depend on the spans before."""
+    names = KnownNames(lambda name: name.startswith("gen_ai."))
+    for attributes in spans:
+        assert names.among(attributes) == any(name.startswith("gen_ai.") for name in attributes)
+
+
+def test_names_made_of_data_take_no_memory() -> None:
+    """However many names there are, few of them are kept."""
+    names = KnownNames(lambda name: name == "wanted")
+    for number in range(20_000):
+        assert not names.among({f"header.{number}": 1})
+    assert len(names._others) < 5_000
+    assert names.among({"header.1": 1, "wanted": 1})
+
+
+def test_a_span_context_can_be_sent_to_another_process() -> None:
+    """What we remember of a span stays here: a copy of its context, pickled or deep, is equal and knows nothing of it."""
+    tracer = watched(InMemorySpanExporter()).get_tracer("app")
+    with usage_context(42), tracer.start_as_current_span("call", attributes={"gen_ai.system": "openai"}) as span:
+        context = span.get_span_context()
+        for copied in (pickle.loads(pickle.dumps(context)), copy.deepcopy(context), copy.copy(context)):
+            assert copied == context
+        remembered = recall(span)
+        assert remembered is not None
+        assert remembered.usage is not None
+        assert remembered.usage.user == "42"
+
+
+def test_a_limit_of_a_texts_length_is_kept() -> None:
+    """Where the app limits the length of its attributes, the user's is limited, too."""
+    exporter = InMemorySpanExporter()
+    tracer = watched(exporter, SpanLimits(max_attribute_length=4)).get_tracer("app")
+    with usage_context("somebody"), tracer.start_as_current_span("call"):
+        pass
+    (span,) = exporter.get_finished_spans()
+    assert dict(span.attributes or {}) == {"user.id": "some", "credits.user_id": "some"}
+
+
+def test_a_limit_of_attributes_is_kept() -> None:
+    """A span has no more attributes than the app allows, with the user among them."""
+    exporter = InMemorySpanExporter()
+    tracer = watched(exporter, SpanLimits(max_span_attributes=3)).get_tracer("app")
+    with usage_context("ada"), tracer.start_as_current_span("call", attributes={"a": 1, "b": 2}):
+        pass
+    (span,) = exporter.get_finished_spans()
+    assert dict(span.attributes or {}) == {"b": 2, "user.id": "ada", "credits.user_id": "ada"}
+
+
+def test_sending_a_response_is_not_somebodys_span() -> None:
+    """The server span and what the endpoint does name the user; the spans of the response's messages do not."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from otel_credits.fastapi import CreditsMiddleware
+
+    exporter = InMemorySpanExporter()
+    provider, app = watched(exporter), fastapi.FastAPI()
+
+    @app.get("/ask")
+    def ask() -> str:
+        with provider.get_tracer("app").start_as_current_span("work"):
+            return "answer"
+
+    app.add_middleware(CreditsMiddleware, user="header:X-User-ID")
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=provider)
+    with TestClient(app) as client:
+        client.get("/ask", headers={"x-user-id": "ada"})
+    named = {(span.name, span.kind): (span.attributes or {}).get("user.id") for span in exporter.get_finished_spans()}
+    assert named == {
+        ("GET /ask", SpanKind.SERVER): "ada",
+        ("work", SpanKind.INTERNAL): "ada",
+        ("GET /ask http send", SpanKind.INTERNAL): None,
+    }
