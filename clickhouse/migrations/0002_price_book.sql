@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS credit_conventions
     stream_attribute String DEFAULT '' COMMENT 'is true if the call was a stream',
     stream_order Array(String) DEFAULT [] COMMENT 'two attributes that come in this order unless the call was a stream',
     stream_flaw LowCardinality(String) DEFAULT '' COMMENT 'what of a stream is not to be trusted: output; cache_zero (cached counts of 0); cache_absent (a missing cache-read count)',
+    several_calls Bool DEFAULT false COMMENT 'whether a span may be of several calls, of which it tells the last only: then a tool is executed below it, or a stream has several finish reasons',
     preference UInt8 DEFAULT 9 COMMENT 'of copies of a call in one insert the lowest is charged',
     source String COMMENT 'where this was measured or is documented',
     enabled Bool DEFAULT true COMMENT 'false: from this row on, there is none for its scope, version_from and provider',

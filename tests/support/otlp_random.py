@@ -25,7 +25,7 @@ from support.otlp_build import metric, metrics, point, resource_spans, span
 
 __all__ = ["CONVENTIONS", "Insert", "Traffic", "traffic"]
 
-# Known emitters; the last three are made up for these tests.
+# Known emitters; the last four are made up for these tests.
 CONVENTIONS = [
     Convention("opentelemetry.instrumentation.genai.anthropic", finish_attribute=names.FINISH_REASONS, preference=2),
     Convention(
@@ -63,6 +63,7 @@ CONVENTIONS = [
         stream_flaw="cache_absent",
         preference=4,
     ),
+    Convention("tests.several.calls", several_calls=True, preference=5),
 ]
 SCOPES = [*sorted({row.scope_name for row in CONVENTIONS}), "app", ""]
 VERSIONS = ["", "1.9", "2.0b1", "2.10.0", "3"]
@@ -235,7 +236,8 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
             ]
         )
     )
-    finish = draw(st.sampled_from([{names.FINISH_REASONS: ["stop"]}] * 4 + [{names.STOP_REASON: "end_turn"}, {}]))
+    finished = [{names.FINISH_REASONS: ["stop"]}] * 4 + [{names.FINISH_REASONS: ["stop", "stop"]}]
+    finish = draw(st.sampled_from([*finished, {names.STOP_REASON: "end_turn"}, {}]))
     provider = draw(st.sampled_from([{}, {}, {names.PROVIDER: "Acme"}, {names.PROVIDER: "anthropic"}]))
     rare = draw(st.sampled_from([{}] * 4 + [{"tests.tier": "default"}, {"tests.tier": "flex"}, {"tests.stream": True}]))
     return draw(_who_and_what()) | draw(_tokens_of_some_emitter()) | dict([kind]) | finish | provider | rare

@@ -72,6 +72,10 @@ def set_convention(
     stream_flaw: Annotated[
         str, typer.Option(metavar="FLAW", help="What of a stream is wrong: output, cache_zero or cache_absent.")
     ] = "",
+    several_calls: Annotated[
+        bool,
+        typer.Option(help="A span may be of several calls, and tells the last only: if tools were executed, it waits."),
+    ] = False,
     cache_unknown_from: Annotated[
         int,
         typer.Option(metavar="TOKENS", help="From so many input tokens on, no count of cached ones means not known."),
@@ -108,6 +112,7 @@ def set_convention(
         stream_attribute=stream,
         stream_order=tuple(stream_order) if stream_order else None,
         stream_flaw=stream_flaw,
+        several_calls=several_calls,
         preference=preference,
         source=source,
     )

@@ -89,6 +89,11 @@ class NewConvention(ConventionKey):
     stream_flaw: Literal["", "output", "cache_zero", "cache_absent"] = Field(
         "", description="What of a stream is not to be trusted: such usage waits as emitter_unreliable."
     )
+    several_calls: StrictBool = Field(
+        False,
+        description="Whether a span may be of several calls, of which it tells the last only: with an executed tool below it, or "
+        "several finish reasons, it waits as emitter_unreliable.",
+    )
     preference: int = Field(
         9, strict=True, ge=0, le=255, description="Of copies of a call in one insert the lowest is charged."
     )
@@ -136,6 +141,7 @@ class Convention(BaseModel):
     stream_attribute: str
     stream_order: tuple[str, ...]
     stream_flaw: str
+    several_calls: bool
     preference: int
     source: str
     created_at: Utc

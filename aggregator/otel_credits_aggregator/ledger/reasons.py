@@ -43,7 +43,7 @@ HINTS: Mapping[str, str] = {
     "give otel-credits quarantine replay its event id, or this --reason; else: otel-credits quarantine discard",
     UNKNOWN_CONVENTION: "What the token attributes of this instrumentation mean is not known. Find out, "
     "teach it with otel-credits conventions set (docs/emitters.md), then: otel-credits quarantine replay",
-    "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a stream. If another span tells of "
+    "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a call. If another span tells of "
     "the same call, that one was charged; else look at the provider's own account.",
     "cache_unknown": "This instrumentation does not report cached tokens, and a prompt of this length may have had some: "
     "it cannot be priced. Use one that reports them.",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from support.llm_server import Usage
+from wire import GEMINI, GEMINI_EMBED
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 PLAIN = Usage(input=137, output=61)
@@ -23,14 +24,15 @@ EMBEDDED = Usage(input=77, output=0)
 GROQ, MISTRAL, MISTRAL_EMBED = "openai/gpt-oss-120b", "mistral-large-2512", "mistral-embed"
 COHERE, COHERE_EMBED = "command-a-03-2025", "embed-v4.0"
 GPT, CLAUDE, GPT_EMBED = "gpt-5-mini-2025-08-07", "claude-sonnet-4-5-20250929", "text-embedding-3-small"
+GOOGLE_CLIENTS: list[Any] = []
 
 
 @dataclass(frozen=True)
 class Call:
-    """One recording: what is done, and what the server says that it used."""
+    """One recording: what is done, and what the server says that it used; of several calls, each."""
 
     do: Callable[[str], object]
-    usage: Usage = PLAIN
+    usage: Usage | tuple[Usage, ...] = PLAIN
 
 
 def _drained(stream: Any) -> None:
@@ -105,8 +107,97 @@ def _claude(url: str, **more: Any) -> Any:
     return _litellm(url, f"anthropic/{CLAUDE}", max_tokens=9, **more)
 
 
+def weather(city: str) -> str:
+    """Says what the weather is like: a function that Google's SDK calls itself."""
+    return f"rain in {city}"
+
+
+async def weather_later(city: str) -> str:
+    """The same for async clients."""
+    return weather(city)
+
+
+def _google(url: str) -> Any:
+    """A client, which is kept: one that nobody holds is closed, and an asynchronous one is for one loop."""
+    from google import genai
+
+    GOOGLE_CLIENTS.append(genai.Client(api_key="x", http_options={"base_url": url}))
+    return GOOGLE_CLIENTS[-1]
+
+
+def _gemini(tools: Any, **more: Any) -> Any:
+    from google.genai import types
+
+    config = types.GenerateContentConfig(tools=list(tools), **more)
+    return {"model": GEMINI, "contents": "hi", "config": config}
+
+
+def _declared() -> Any:
+    """A function that the caller calls itself."""
+    from google.genai import types
+
+    schema = types.Schema(type=types.Type.OBJECT, properties={"city": types.Schema(type=types.Type.STRING)})
+    return types.Tool(function_declarations=[types.FunctionDeclaration(name="weather", parameters=schema)])
+
+
+def _gemini_now(url: str, *tools: Any, **more: Any) -> None:
+    _google(url).models.generate_content(**_gemini(tools, **more))
+
+
+def _gemini_stream(url: str, *tools: Any) -> None:
+    _drained(_google(url).models.generate_content_stream(**_gemini(tools)))
+
+
+def _gemini_async(url: str, *tools: Any) -> None:
+    asyncio.run(_google(url).aio.models.generate_content(**_gemini(tools)))
+
+
+def _gemini_async_stream(url: str, *tools: Any) -> None:
+    async def read() -> None:
+        async for _ in await _google(url).aio.models.generate_content_stream(**_gemini(tools)):
+            pass
+
+    asyncio.run(read())
+
+
+def _gemini_chat(url: str, stream: bool) -> None:
+    from google.genai import types
+
+    chat = _google(url).chats.create(model=GEMINI, config=types.GenerateContentConfig(tools=[weather]))
+    _drained(chat.send_message_stream("hi")) if stream else chat.send_message("hi")
+
+
+def _gemini_off(url: str) -> None:
+    """A Python function, but the caller calls it."""
+    from google.genai import types
+
+    _gemini_now(url, weather, automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True))
+
+
 WITH_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+# A call whose answer asks for a function, and the one that brings its result.
+ASKED, TOLD = replace(CACHED, calls="weather"), replace(PLAIN, input=2111)
+ASKED_LATER = replace(ASKED, calls="weather_later")
 CALLS: Mapping[str, Mapping[str, Call]] = {
+    "google": {
+        "afc": Call(lambda url: _gemini_now(url, weather), (ASKED, TOLD)),
+        "afc_stream": Call(lambda url: _gemini_stream(url, weather), (ASKED, TOLD)),
+        "afc_async": Call(lambda url: _gemini_async(url, weather_later), (ASKED_LATER, TOLD)),
+        "afc_async_sync_tool": Call(lambda url: _gemini_async(url, weather), (ASKED, TOLD)),
+        "afc_async_stream": Call(lambda url: _gemini_async_stream(url, weather_later), (ASKED_LATER, TOLD)),
+        "afc_thrice": Call(lambda url: _gemini_now(url, weather), (ASKED, ASKED, TOLD)),
+        "afc_chat": Call(lambda url: _gemini_chat(url, False), (ASKED, TOLD)),
+        "afc_chat_stream": Call(lambda url: _gemini_chat(url, True), (ASKED, TOLD)),
+        "afc_not_asked": Call(lambda url: _gemini_now(url, weather), CACHED),
+        "afc_not_asked_stream": Call(lambda url: _gemini_stream(url, weather), CACHED),
+        "afc_off": Call(_gemini_off, ASKED),
+        "declared": Call(lambda url: _gemini_now(url, _declared()), ASKED),
+        "declared_stream": Call(lambda url: _gemini_stream(url, _declared()), ASKED),
+        "plain": Call(_gemini_now),
+        "async_cached": Call(_gemini_async, CACHED),
+        "stream_cached": Call(_gemini_stream, CACHED),
+        "embeddings": Call(lambda url: _google(url).models.embed_content(model=GEMINI_EMBED, contents="hi"), EMBEDDED),
+    },
     "groq": {
         "plain": Call(_groq),
         "cached": Call(_groq, CACHED),

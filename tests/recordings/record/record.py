@@ -2,6 +2,7 @@
 
     python record.py groq ollm             # all calls of the Groq SDK under OpenLLMetry's instrumentation
     python record.py litellm own --only openai_cached
+    python record.py google ga__oi         # under two instrumentations at once
 
 Run by the Python of an environment with the packages that README.md names; see there.
 """
@@ -42,6 +43,10 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "opentelemetry.instrumentation.mistralai:MistralAiInstrumentor",
         ),
         "cohere": ("opentelemetry-instrumentation-cohere", "opentelemetry.instrumentation.cohere:CohereInstrumentor"),
+        "google": (
+            "opentelemetry-instrumentation-google-generativeai",
+            "opentelemetry.instrumentation.google_generativeai:GoogleGenerativeAiInstrumentor",
+        ),
     },
     "oi": {
         "groq": ("openinference-instrumentation-groq", "openinference.instrumentation.groq:GroqInstrumentor"),
@@ -49,15 +54,31 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "openinference-instrumentation-mistralai",
             "openinference.instrumentation.mistralai:MistralAIInstrumentor",
         ),
+        "google": (
+            "openinference-instrumentation-google-genai",
+            "openinference.instrumentation.google_genai:GoogleGenAIInstrumentor",
+        ),
         "litellm": (
             "openinference-instrumentation-litellm",
             "openinference.instrumentation.litellm:LiteLLMInstrumentor",
         ),
     },
+    "ga": {
+        "google": (
+            "opentelemetry-instrumentation-google-genai",
+            "opentelemetry.instrumentation.google_genai:GoogleGenAiSdkInstrumentor",
+        ),
+    },
     "openlit": dict.fromkeys(("groq", "mistral", "cohere", "litellm"), ("openlit", "")),
     "own": {"litellm": ("litellm", "")},
 }
-SDK_PACKAGES = {"groq": "groq", "mistral": "mistralai", "cohere": "cohere", "litellm": "litellm"}
+SDK_PACKAGES = {
+    "google": "google-genai",
+    "groq": "groq",
+    "mistral": "mistralai",
+    "cohere": "cohere",
+    "litellm": "litellm",
+}
 # Attributes that name places in the sources of the recording machine.
 PLACES = re.compile(r"^(code|process|host|thread|exception)[.]")
 TIMEOUT_S = 10.0
@@ -91,10 +112,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def switch_on(emitter: str, sdk: str, receiver: Receiver) -> TracerProvider:
-    """Switches an instrumentation on, sending to the receiver. Returns the provider, to flush it."""
+def switch_on(emitters: list[str], sdk: str, receiver: Receiver) -> TracerProvider:
+    """Switches instrumentations on, sending to the receiver. Returns the provider, to flush it."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(receiver.url)))
+    for emitter in emitters:
+        _switch_on(emitter, sdk, provider)
+    return provider
+
+
+def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
     if emitter == "own":
         litellm = importlib.import_module("litellm")
         otel = importlib.import_module("litellm.integrations.opentelemetry")
@@ -105,7 +132,6 @@ def switch_on(emitter: str, sdk: str, receiver: Receiver) -> TracerProvider:
     else:
         module, _, name = EMITTERS[emitter][sdk][1].partition(":")
         getattr(importlib.import_module(module), name)().instrument(tracer_provider=provider)
-    return provider
 
 
 def cleaned(bodies: list[bytes]) -> bytes:
@@ -136,7 +162,8 @@ def truth(served: Served) -> dict[str, Any]:
     counts = {
         "input": usage.input,
         "cache_read": usage.cache_read,
-        "write_5m": usage.cache_write,
+        "write_5m": usage.cache_write - usage.cache_write_1h,
+        "write_1h": usage.cache_write_1h,
         "output": usage.output,
         "reasoning": usage.reasoning,
     }
@@ -147,6 +174,7 @@ def truth(served: Served) -> dict[str, Any]:
     }
     provider, default = named.get(served.api, (provider, "chat"))
     told = {"provider": provider, "api": api or default or "embeddings", "model": served.model, "id": served.id}
+    told |= {"tier": usage.tier} if usage.tier else {}
     flags = {name: True for name in ("stream", "completed") if getattr(served, name)}
     return told | flags | {name: number for name, number in counts.items() if number}
 
@@ -155,7 +183,7 @@ def record(call: Call, server: LlmServer, receiver: Receiver, provider: TracerPr
     """Makes a call, and returns what was sent of it and what it used."""
     receiver.bodies.clear()
     server.served.clear()
-    server.next = call.usage
+    server.script = list(call.usage) if isinstance(call.usage, tuple) else [call.usage]
     call.do(server.url)
     until = time.monotonic() + TIMEOUT_S
     while not receiver.bodies and time.monotonic() < until:  # LiteLLM's callback runs in a thread of its own.
@@ -170,7 +198,7 @@ def main() -> None:
     """Record the calls of one SDK under one emitter."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sdk", choices=CALLS)
-    parser.add_argument("emitter", choices=EMITTERS)
+    parser.add_argument("emitter", help=f"of {', '.join(EMITTERS)}; several, with __ between")
     parser.add_argument("--only", nargs="*", help="names of calls")
     parser.add_argument("--into", type=Path, default=HERE.parent / "more")
     options = parser.parse_args()
@@ -179,9 +207,10 @@ def main() -> None:
     os.environ["OTEL_RESOURCE_ATTRIBUTES"] = "service.name=recorder"
     speak()
     receiver = Receiver()
-    provider = switch_on(options.emitter, options.sdk, receiver)
-    package = EMITTERS[options.emitter][options.sdk][0]
-    packages = {name: version(name) for name in dict.fromkeys((package, SDK_PACKAGES[options.sdk]))}
+    emitters = options.emitter.split("__")
+    provider = switch_on(emitters, options.sdk, receiver)
+    installed = [EMITTERS[emitter][options.sdk][0] for emitter in emitters] + [SDK_PACKAGES[options.sdk]]
+    packages = {name: version(name) for name in dict.fromkeys(installed)}
     with LlmServer(unique_ids=True) as server:
         for name, call in CALLS[options.sdk].items():
             if options.only and name not in options.only:

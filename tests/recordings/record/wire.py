@@ -1,10 +1,10 @@
-"""The wire formats of further providers for the local server (support.llm_server): Groq, Mistral, Cohere, embeddings.
+"""The wire formats of further providers for the local server (support.llm_server): Groq, Mistral, Cohere, Gemini, embeddings.
 
 Written after the providers' SDKs (groq 1.7.0, mistralai 3.7.0, cohere 7.3.1) and their documentation:
 https://console.groq.com/docs/prompt-caching (cached tokens are part of prompt_tokens),
 https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching (the same), and
 https://docs.cohere.com/v2/docs/how-does-cohere-pricing-work.md (billed_units is what is billed; `tokens`, which counts what
-the provider adds to a prompt, is not).
+the provider adds to a prompt, is not). Gemini's is after google-genai 2.34.0 and https://ai.google.dev/api/generate-content.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from support import llm_server
 from support.llm_server import Event, Served, Usage
 
+GEMINI_PATH = "/v1beta/models/"
+GEMINI, GEMINI_EMBED = "gemini-2.5-flash", "gemini-embedding-001"
 # What Cohere adds to a prompt and an answer on its own account: processed, not billed.
 COHERE_OWN_INPUT, COHERE_OWN_OUTPUT = 70, 3
 
@@ -125,6 +127,43 @@ def _embeddings(served: Served) -> dict[str, Any]:
     }
 
 
+def _gemini_usage(usage: Usage) -> dict[str, Any]:
+    found = {
+        "promptTokenCount": usage.input + usage.cache_read,
+        "candidatesTokenCount": usage.output - usage.reasoning,
+        "totalTokenCount": usage.input + usage.cache_read + usage.output,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input + usage.cache_read}],
+    }
+    counts = {"cachedContentTokenCount": usage.cache_read, "thoughtsTokenCount": usage.reasoning}
+    return found | {name: number for name, number in counts.items() if number}
+
+
+def _gemini_chunk(served: Served, part: dict[str, Any], last: bool) -> dict[str, Any]:
+    candidate = {"index": 0, "content": {"role": "model", "parts": [part]}}
+    return {
+        "candidates": [candidate | ({"finishReason": "STOP"} if last else {})],
+        "usageMetadata": _gemini_usage(served.usage),
+        "modelVersion": served.model,
+        "responseId": served.id,
+    }
+
+
+def _gemini_answer(served: Served) -> dict[str, Any]:
+    call = {"functionCall": {"name": served.usage.calls, "args": {"city": "Kiel"}}}
+    return _gemini_chunk(served, call if served.usage.calls else {"text": "hello"}, True)
+
+
+def _gemini_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+    if not served.usage.calls:
+        for number in range(served.usage.text_events):
+            yield None, _gemini_chunk(served, {"text": f"word{number} "}, False)
+    yield None, _gemini_answer(served)
+
+
+def _gemini_embeddings(served: Served) -> dict[str, Any]:
+    return {"embeddings": [{"values": [0.1, 0.2]}], "usageMetadata": {"promptTokenCount": served.usage.input}}
+
+
 def speak() -> None:
     """Adds these formats to the server's tables."""
     llm_server.PATHS |= {
@@ -134,11 +173,25 @@ def speak() -> None:
         "/v2/chat": "cohere",
         "/v2/embed": "cohere-embeddings",
         "/v1/embeddings": "embeddings",
+        f"{GEMINI_PATH}{GEMINI}:generateContent": "gemini-generateContent",
+        f"{GEMINI_PATH}{GEMINI}:streamGenerateContent": "gemini-generateContent",
+        f"{GEMINI_PATH}{GEMINI_EMBED}:batchEmbedContents": "gemini-embedContent",
+    }
+    llm_server.TOLD_BY_PATH |= {
+        f"{GEMINI_PATH}{GEMINI}:generateContent": {"model": GEMINI},
+        f"{GEMINI_PATH}{GEMINI}:streamGenerateContent": {"model": GEMINI, "stream": True},
+        f"{GEMINI_PATH}{GEMINI_EMBED}:batchEmbedContents": {"model": GEMINI_EMBED},
     }
     apis = ("groq", "mistral", "mistral-embeddings", "cohere", "cohere-embeddings", "embeddings")
+    apis += ("gemini-generateContent", "gemini-embedContent")
     llm_server.ID_PREFIXES |= dict.fromkeys(apis, "") | {"groq": "chatcmpl-"}
-    llm_server.WITHOUT_DONE.add("cohere")
-    llm_server.EVENTS |= {"groq": _groq_events, "mistral": _mistral_events, "cohere": _cohere_events}
+    llm_server.WITHOUT_DONE |= {"cohere", "gemini-generateContent"}
+    llm_server.EVENTS |= {
+        "groq": _groq_events,
+        "mistral": _mistral_events,
+        "cohere": _cohere_events,
+        "gemini-generateContent": _gemini_events,
+    }
     llm_server.WHOLE |= {
         "groq": lambda served: _chat_answer(served, _groq_usage(served.usage)) | {"service_tier": "on_demand"},
         "mistral": lambda served: _chat_answer(served, _mistral_usage(served.usage)),
@@ -146,4 +199,6 @@ def speak() -> None:
         "cohere": _cohere_answer,
         "cohere-embeddings": _cohere_embeddings,
         "embeddings": _embeddings,
+        "gemini-generateContent": _gemini_answer,
+        "gemini-embedContent": _gemini_embeddings,
     }
