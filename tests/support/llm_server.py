@@ -209,6 +209,10 @@ def _broken(served: Served, number: int) -> bool:
     return served.usage.break_after is not None and number >= served.usage.break_after
 
 
+def _tier(usage: Usage) -> dict[str, Any]:
+    return {"service_tier": usage.tier} if usage.tier else {}
+
+
 def _anthropic_input(usage: Usage) -> dict[str, Any]:
     lifetimes = {
         "ephemeral_5m_input_tokens": usage.cache_write - usage.cache_write_1h,
@@ -219,7 +223,7 @@ def _anthropic_input(usage: Usage) -> dict[str, Any]:
         "cache_read_input_tokens": usage.cache_read,
         "cache_creation_input_tokens": usage.cache_write,
         **({"cache_creation": lifetimes} if usage.cache_write_1h else {}),
-        **({"service_tier": usage.tier} if usage.tier else {}),
+        **_tier(usage),
     }
 
 
@@ -282,6 +286,7 @@ def _chat_usage(usage: Usage) -> dict[str, Any]:
 
 def _chat_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
     base = {"id": served.id, "object": "chat.completion.chunk", "created": 1, "model": served.model}
+    base |= _tier(served.usage)
     include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
     for number in range(served.usage.text_events):
         if _broken(served, number):
@@ -302,6 +307,7 @@ def _chat_whole(served: Served) -> dict[str, Any]:
         "model": served.model,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "usage": _chat_usage(served.usage),
+        **_tier(served.usage),
     }
 
 
@@ -327,6 +333,7 @@ def _response(served: Served, status: str, with_usage: bool) -> dict[str, Any]:
         "tool_choice": "auto",
         "tools": [],
         "usage": reported if with_usage else None,
+        **_tier(usage),
     }
 
 

@@ -174,11 +174,112 @@ def _gemini_off(url: str) -> None:
     _gemini_now(url, weather, automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True))
 
 
+def _anthropic(url: str, **more: Any) -> Any:
+    from anthropic import Anthropic
+
+    client = Anthropic(api_key="x", base_url=url, max_retries=0)
+    return client.messages.create(model=CLAUDE, max_tokens=99, messages=HI, **more)
+
+
+def _anthropic_async(url: str) -> None:
+    from anthropic import AsyncAnthropic
+
+    client = AsyncAnthropic(api_key="x", base_url=url, max_retries=0)
+    asyncio.run(client.messages.create(model=CLAUDE, max_tokens=99, messages=HI))
+
+
+def _anthropic_helper(url: str) -> None:
+    from anthropic import Anthropic
+
+    client = Anthropic(api_key="x", base_url=url, max_retries=0)
+    with client.messages.stream(model=CLAUDE, max_tokens=99, messages=HI) as stream:
+        stream.get_final_message()
+
+
+def _openai(url: str) -> Any:
+    from openai import OpenAI
+
+    return OpenAI(api_key="x", base_url=f"{url}/v1", max_retries=0)
+
+
+def _openai_chat(url: str, **more: Any) -> Any:
+    return _openai(url).chat.completions.create(model=GPT, messages=HI, **more)
+
+
+def _openai_responses(url: str, **more: Any) -> Any:
+    return _openai(url).responses.create(model=GPT, input="hi", **more)
+
+
+def _agent(url: str, model: str) -> Any:
+    """An agent of PydanticAI's."""
+    from pydantic_ai import Agent
+
+    if model == CLAUDE:
+        from anthropic import AsyncAnthropic
+        from pydantic_ai.models.anthropic import AnthropicModel
+        from pydantic_ai.providers.anthropic import AnthropicProvider
+
+        client: Any = AsyncAnthropic(api_key="x", base_url=url, max_retries=0)
+        return Agent(AnthropicModel(model, provider=AnthropicProvider(anthropic_client=client)))
+    from openai import AsyncOpenAI
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    client = AsyncOpenAI(api_key="x", base_url=f"{url}/v1", max_retries=0)
+    return Agent(OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)))
+
+
+def _agent_run(url: str, model: str) -> None:
+    asyncio.run(_agent(url, model).run("hi"))
+
+
+def _agent_stream(url: str, model: str) -> None:
+    async def read() -> None:
+        async with _agent(url, model).run_stream("hi") as result:
+            async for _ in result.stream_text():
+                pass
+
+    asyncio.run(read())
+
+
 WITH_USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 # A call whose answer asks for a function, and the one that brings its result.
 ASKED, TOLD = replace(CACHED, calls="weather"), replace(PLAIN, input=2111)
 ASKED_LATER = replace(ASKED, calls="weather_later")
+# Of what Anthropic writes to the cache, some or all lives an hour.
+BOTH_LIVES, ONE_HOUR = replace(BOTH_CACHES, cache_write_1h=212), replace(BOTH_CACHES, cache_write_1h=512)
+PRIORITY, FLEX = replace(BOTH_CACHES, tier="priority"), replace(CACHED, tier="flex")
 CALLS: Mapping[str, Mapping[str, Call]] = {
+    "anthropic": {
+        "plain": Call(_anthropic),
+        "cached": Call(_anthropic, BOTH_CACHES),
+        "both_lifetimes": Call(_anthropic, BOTH_LIVES),
+        "only_1h": Call(_anthropic, ONE_HOUR),
+        "async_1h": Call(_anthropic_async, ONE_HOUR),
+        "both_lifetimes_stream": Call(lambda url: _drained(_anthropic(url, stream=True)), BOTH_LIVES),
+        "mgr_stream_1h": Call(_anthropic_helper, ONE_HOUR),
+        "priority": Call(_anthropic, PRIORITY),
+        "standard_1h": Call(_anthropic, replace(ONE_HOUR, tier="standard")),
+    },
+    "openai": {
+        "plain": Call(_openai_chat),
+        "cached": Call(_openai_chat, CACHED),
+        "stream": Call(lambda url: _drained(_openai_chat(url, **WITH_USAGE)), CACHED),
+        "flex": Call(lambda url: _openai_chat(url, service_tier="flex"), FLEX),
+        "flex_stream": Call(lambda url: _drained(_openai_chat(url, service_tier="flex", **WITH_USAGE)), FLEX),
+        "responses_flex": Call(lambda url: _openai_responses(url, service_tier="flex"), FLEX),
+        "flex_by_project": Call(_openai_chat, FLEX),
+        "embeddings": Call(lambda url: _openai(url).embeddings.create(model=GPT_EMBED, input=["hi"]), EMBEDDED),
+    },
+    "pydantic": {
+        "anthropic_1h": Call(lambda url: _agent_run(url, CLAUDE), ONE_HOUR),
+        "anthropic_both_lifetimes": Call(lambda url: _agent_run(url, CLAUDE), BOTH_LIVES),
+        "anthropic_both_lifetimes_stream": Call(lambda url: _agent_stream(url, CLAUDE), BOTH_LIVES),
+        "anthropic_priority": Call(lambda url: _agent_run(url, CLAUDE), PRIORITY),
+        "openai_cached": Call(lambda url: _agent_run(url, GPT), CACHED),
+        "openai_flex": Call(lambda url: _agent_run(url, GPT), FLEX),
+        "openai_stream": Call(lambda url: _agent_stream(url, GPT), CACHED),
+    },
     "google": {
         "afc": Call(lambda url: _gemini_now(url, weather), (ASKED, TOLD)),
         "afc_stream": Call(lambda url: _gemini_stream(url, weather), (ASKED, TOLD)),

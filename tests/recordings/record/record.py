@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 from calls import CALLS, Call  # noqa: E402
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: E402
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
-from opentelemetry.sdk.trace import TracerProvider  # noqa: E402
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider  # noqa: E402
 from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: E402
 from support.llm_server import LlmServer, Served  # noqa: E402
 from wire import speak  # noqa: E402
@@ -69,8 +69,11 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "opentelemetry.instrumentation.google_genai:GoogleGenAiSdkInstrumentor",
         ),
     },
+    "logfire": dict.fromkeys(("anthropic", "openai", "pydantic"), ("logfire", "")),
+    # PydanticAI's own spans, in each of its formats; the one by default is `own`.
+    **{f"v{number}": {"pydantic": ("pydantic-ai-slim", str(number))} for number in range(1, 7)},
     "openlit": dict.fromkeys(("groq", "mistral", "cohere", "litellm"), ("openlit", "")),
-    "own": {"litellm": ("litellm", "")},
+    "own": {"litellm": ("litellm", ""), "pydantic": ("pydantic-ai-slim", "")},
 }
 SDK_PACKAGES = {
     "google": "google-genai",
@@ -78,6 +81,9 @@ SDK_PACKAGES = {
     "mistral": "mistralai",
     "cohere": "cohere",
     "litellm": "litellm",
+    "anthropic": "anthropic",
+    "openai": "openai",
+    "pydantic": "pydantic-ai-slim",
 }
 # Attributes that name places in the sources of the recording machine.
 PLACES = re.compile(r"^(code|process|host|thread|exception)[.]")
@@ -112,17 +118,28 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def switch_on(emitters: list[str], sdk: str, receiver: Receiver) -> TracerProvider:
-    """Switches instrumentations on, sending to the receiver. Returns the provider, to flush it."""
+def switch_on(emitters: list[str], sdk: str, receiver: Receiver) -> SpanProcessor:
+    """Switches instrumentations on, sending to the receiver. Returns what sends, to flush it."""
+    sending = BatchSpanProcessor(OTLPSpanExporter(receiver.url))
     provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(receiver.url)))
+    provider.add_span_processor(sending)
     for emitter in emitters:
-        _switch_on(emitter, sdk, provider)
-    return provider
+        if emitter == "logfire":
+            logfire = importlib.import_module("logfire")
+            logfire.configure(send_to_logfire=False, console=False, additional_span_processors=[sending])
+            getattr(logfire, "instrument_pydantic_ai" if sdk == "pydantic" else f"instrument_{sdk}")()
+        else:
+            _switch_on(emitter, sdk, provider)
+    return sending
 
 
 def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
-    if emitter == "own":
+    package, how = EMITTERS[emitter][sdk]
+    if package == "pydantic-ai-slim":
+        agents = importlib.import_module("pydantic_ai")
+        chosen = {"version": int(how)} if how else {}
+        agents.Agent.instrument_all(agents.InstrumentationSettings(tracer_provider=provider, **chosen))
+    elif emitter == "own":
         litellm = importlib.import_module("litellm")
         otel = importlib.import_module("litellm.integrations.opentelemetry")
         litellm.callbacks = [otel.OpenTelemetry(tracer_provider=provider)]
@@ -130,7 +147,7 @@ def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
         tracer = provider.get_tracer("openlit")
         importlib.import_module("openlit").init(tracer=tracer, disable_metrics=True)
     else:
-        module, _, name = EMITTERS[emitter][sdk][1].partition(":")
+        module, _, name = how.partition(":")
         getattr(importlib.import_module(module), name)().instrument(tracer_provider=provider)
 
 
@@ -179,7 +196,7 @@ def truth(served: Served) -> dict[str, Any]:
     return told | flags | {name: number for name, number in counts.items() if number}
 
 
-def record(call: Call, server: LlmServer, receiver: Receiver, provider: TracerProvider) -> tuple[bytes, list[Any]]:
+def record(call: Call, server: LlmServer, receiver: Receiver, sending: SpanProcessor) -> tuple[bytes, list[Any]]:
     """Makes a call, and returns what was sent of it and what it used."""
     receiver.bodies.clear()
     server.served.clear()
@@ -187,10 +204,10 @@ def record(call: Call, server: LlmServer, receiver: Receiver, provider: TracerPr
     call.do(server.url)
     until = time.monotonic() + TIMEOUT_S
     while not receiver.bodies and time.monotonic() < until:  # LiteLLM's callback runs in a thread of its own.
-        provider.force_flush()
+        sending.force_flush()
         time.sleep(0.2)
     time.sleep(0.5)
-    provider.force_flush()
+    sending.force_flush()
     return cleaned(receiver.bodies), [truth(served) for served in server.served]
 
 
@@ -208,14 +225,14 @@ def main() -> None:
     speak()
     receiver = Receiver()
     emitters = options.emitter.split("__")
-    provider = switch_on(emitters, options.sdk, receiver)
+    sending = switch_on(emitters, options.sdk, receiver)
     installed = [EMITTERS[emitter][options.sdk][0] for emitter in emitters] + [SDK_PACKAGES[options.sdk]]
     packages = {name: version(name) for name in dict.fromkeys(installed)}
     with LlmServer(unique_ids=True) as server:
         for name, call in CALLS[options.sdk].items():
             if options.only and name not in options.only:
                 continue
-            sent, calls = record(call, server, receiver, provider)
+            sent, calls = record(call, server, receiver, sending)
             case = f"{options.emitter}-{options.sdk}.{name}"
             if sent:
                 (options.into / f"{case}.bin").write_bytes(sent)
