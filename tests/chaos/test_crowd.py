@@ -122,7 +122,8 @@ def peak_memory_bytes(aggregator: AggregatorProcess) -> int:
     return int(found[1]) << 10
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_crowd_of_senders_is_held_at_the_limit(tmp_path: Path) -> None:
     """64 senders of 1 and of 20,000 spans, beside idle, slow and dropped connections: told to wait, and charged exactly."""
     seed, crowd = new_seed(), Crowd()

@@ -85,6 +85,7 @@ def test_killed_within_an_insert(tmp_path: Path) -> None:
         assert_charged(aggregator, USAGES * (FIRST + LATER), 2 * USAGES)
 
 
+@pytest.mark.long
 def test_a_server_that_applies_half_and_answers_500(tmp_path: Path) -> None:
     """A server: what the first attempt had stored keeps its price, however often the insert is repeated after a change."""
     with ClickHouseHttp(tmp_path / "store") as store:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.chaos import Oracle, assert_nothing_lost_or_doubled, new_seed, sending
 from support.processes import AggregatorProcess, accepts_connections
+from support.samples import others_long
 
 CLIENTS = 4
 # Small batches, so that many inserts and not few are there to be cut off.
@@ -41,7 +42,8 @@ def kill_often(data_dir: Path, kills: int) -> None:
     assert [*elsewhere.iterdir(), *(data_dir / "data" / "tmp").iterdir()] == []
 
 
-@pytest.mark.timeout(900)
-def test_thirty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", others_long([8, 30], short=[8]))
+def test_kills_lose_and_double_nothing(tmp_path: Path, kills: int) -> None:
     """Killed 30 times at random moments under load with resending clients, every user's credits are exact."""
-    kill_often(tmp_path, kills=30)
+    kill_often(tmp_path, kills=kills)

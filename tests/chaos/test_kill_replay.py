@@ -41,6 +41,7 @@ def assert_all_charged(aggregator: AggregatorProcess, actions: list[str]) -> Non
     assert aggregator.sql("SELECT count() AS rows FROM credit_quarantine") == [{"rows": 0}]
 
 
+@pytest.mark.long
 def test_a_kill_within_a_replay_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """Killed at random moments after a price was set, the aggregator charges each waiting usage once."""
     rng = random.Random(new_seed())

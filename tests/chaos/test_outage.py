@@ -13,6 +13,7 @@ from support.chaos import Oracle, ResendingClient
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.figures import record
 from support.processes import AggregatorProcess, wait_until
+from support.samples import others_long
 
 Outage = Callable[[ClickHouseHttp], AbstractContextManager[None]]
 
@@ -79,6 +80,15 @@ OUTAGES: dict[str, Outage] = {
     "dying after the commit": lambda store: dying(store, "after"),
 }
 
+SHORT = {
+    "connections refused",
+    "cut within the insert",
+    "a proxy's 500 after the commit",
+    "out of disk",
+    "read-only",
+    "slow",
+}
+
 # A store that only takes its time fails nothing.
 WITHOUT_FAILURES = {"slow"}
 
@@ -113,7 +123,7 @@ def oracle() -> Oracle:
     return Oracle()
 
 
-@pytest.mark.parametrize("name", OUTAGES)
+@pytest.mark.parametrize("name", others_long(OUTAGES, short=SHORT))
 def test_an_outage_costs_nothing(
     name: str, store: ClickHouseHttp, aggregator: AggregatorProcess, oracle: Oracle
 ) -> None:

@@ -79,6 +79,7 @@ def test_copies_that_reach_another_aggregator_later_are_charged_once(tmp_path: P
         assert_exact(one, charges(one))
 
 
+@pytest.mark.long
 def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Path) -> None:
     """Each request is sent to both at once: what both have charged is taken back, and every sum is that of one charge."""
     rng = random.Random(new_seed())
@@ -101,6 +102,7 @@ def test_copies_that_reach_both_in_the_same_moment_are_charged_once(tmp_path: Pa
         assert_reconciled(both[0])
 
 
+@pytest.mark.long
 def test_kills_of_either_leave_one_charge(tmp_path: Path) -> None:
     """Every request goes to both at once while now one and now the other is killed: each usage is charged once."""
     rng = random.Random(new_seed())

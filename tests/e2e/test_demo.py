@@ -14,6 +14,7 @@ import pytest
 from otel_credits_aggregator.demo import DemoOptions
 from otel_credits_aggregator.demo._plan import make_users
 from support.processes import Process, wait_until
+from support.samples import others_long
 
 DEMO_TIMEOUT_S = 150.0
 ENDING_TIMEOUT_S = 90.0
@@ -95,6 +96,7 @@ def test_a_difference_in_the_last_decimal_is_a_failure(tmp_path: Path) -> None:
     assert "data and logs are left in" in output
 
 
+@pytest.mark.long
 def test_it_needs_no_redis(tmp_path: Path) -> None:
     """Without a redis-server in the PATH, the Celery worker gets a broker that needs no server, and all is the same."""
     with demo(tmp_path, "--usages", "60", "--users", "20", "--seed", "5", env={"PATH": "/nonexistent"}) as running:
@@ -120,7 +122,7 @@ def test_keep_leaves_it_running_until_ctrl_c(tmp_path: Path) -> None:
     assert len(list((tmp_path / "otel-credits-data").glob("demo-*"))) == 1
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", others_long([signal.SIGINT, signal.SIGTERM], short=[signal.SIGINT]))
 def test_an_interrupt_ends_every_process(tmp_path: Path, ending: signal.Signals) -> None:
     """Interrupted while the users are at it, the demo ends all it started, removes its data, and exits with 130."""
     with demo(tmp_path) as running:

@@ -151,6 +151,7 @@ def test_a_kill_in_between_gives_back_once(tmp_path: Path, server: LlmServer, st
     assert_given_back_once(tmp_path, server, f"{stage}:1")
 
 
+@pytest.mark.long
 def test_a_kill_while_it_gives_back_gives_back_once(tmp_path: Path, server: LlmServer) -> None:
     """Killed after the entry that takes the charges back was inserted, before it knows, it gives back once."""
     # The first batch is the app's usages, the second the entry.
