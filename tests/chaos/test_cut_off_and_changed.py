@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import clickhouse_connect
+import pytest
 from otel_credits_aggregator.store import Client
 from support.accounting import assert_exact, settle
 from support.clickhouse_http import ClickHouseHttp, Fault
