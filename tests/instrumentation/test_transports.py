@@ -126,6 +126,43 @@ def test_nothing_listens(caplog: pytest.LogCaptureFixture) -> None:
     assert "usages wait" in caplog.text
 
 
+def forward_late(to_port: int, late_s: float, listener: socket.socket, accepted: list[socket.socket]) -> None:
+    """Connections are taken at once, and reach the receiver only `late_s` later, as from far away."""
+    while True:
+        try:
+            near, _ = listener.accept()
+        except OSError:  # closed: the test is over
+            return
+        accepted.append(near)
+        time.sleep(late_s)  # what is simulated, not waited for
+        far = socket.create_connection(("127.0.0.1", to_port))
+        for one, other in ((near, far), (far, near)):
+            Thread(target=_pump, args=(one, other), daemon=True).start()
+
+
+def _pump(one: socket.socket, other: socket.socket) -> None:
+    with one, other:
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+        except OSError:  # the other direction has ended
+            return
+
+
+def test_a_receiver_that_is_far_away() -> None:
+    """A connection may take its time: the first one that is begun delivers, and no other is begun meanwhile."""
+    accepted: list[socket.socket] = []
+    with OtlpSink() as sink, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = int(sink.endpoint.rpartition(":")[2])
+        Thread(target=forward_late, args=(port, 3.0, listener, accepted), daemon=True).start()
+        configure(f"http://127.0.0.1:{listener.getsockname()[1]}", capture_spans=False)
+        record_usages(1)
+        assert flush(60)
+        assert [span.attributes["user.id"] for span in sink.spans()] == ["user-0"]
+        assert len(accepted) == 1
+        shutdown()
+
+
 def test_a_receiver_that_never_answers() -> None:
     """A peer that accepts and says nothing does not hold the process at its end for longer than asked."""
     with socket.socket() as listener:
