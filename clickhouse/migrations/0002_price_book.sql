@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS credit_conventions
     response_id_attribute String DEFAULT 'gen_ai.response.id',
     finish_attribute String DEFAULT '' COMMENT 'what only a call that was answered to its end has; empty: any known one, asked for with Anthropic only',
     service_tier_attribute String DEFAULT '',
-    stream_attribute String DEFAULT '' COMMENT 'is true if the call was a stream',
+    stream_attribute String DEFAULT '' COMMENT 'is there, and not false, if the call was a stream',
     stream_order Array(String) DEFAULT [] COMMENT 'two attributes that come in this order unless the call was a stream',
     stream_flaw LowCardinality(String) DEFAULT '' COMMENT 'what of a stream is not to be trusted: output; cache_zero (cached counts of 0); cache_absent (a missing cache-read count)',
     several_calls Bool DEFAULT false COMMENT 'whether a span may be of several calls, of which it tells the last only: then a tool is executed below it, or a stream has several finish reasons',

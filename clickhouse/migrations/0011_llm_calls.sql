@@ -137,7 +137,7 @@ WITH
     )
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, further_calls, last_call_only, executed, rule_action, rule_quantities),
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, further_calls, last_call_only, executed, answers, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -146,7 +146,8 @@ SELECT
         NOT explicit AND NOT ruled AND NOT automatic AND NOT bare, 'not_usage',
         bare OR (automatic AND rule = 1), 'unknown_convention',
         NOT automatic, '',
-        token_texts[1] = '' OR (token_texts[2] = '' AND NOT embedding) OR input_tokens + tokens[2] = 0, 'usage_unknown',
+        -- There is no call without a prompt.
+        token_texts[1] = '' OR (token_texts[2] = '' AND NOT embedding) OR input_tokens = 0, 'usage_unknown',
         NOT embedding AND NOT finished, 'usage_unknown',
         -- An emitter that leaves out a part of the output says so in its total.
         total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
@@ -155,6 +156,8 @@ SELECT
         streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
         last_call_only, 'emitter_unreliable',
+        -- OpenLLMetry's LangChain adds up what each of several answers to one call (n=2) says, and each says what the call used.
+        NOT embedding AND scope_name = 'opentelemetry.instrumentation.langchain' AND answers != '1', 'emitter_unreliable',
         NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
             -- From GPT-5.6 on OpenAI bills what it writes to the cache.
             AND (token_texts[3] = '' OR (rules.5[rule] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
@@ -207,8 +210,8 @@ FROM
         -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules. What was read where a
         -- replay cannot read it again becomes an attribute.
         * REPLACE (
-            if(NOT ruled, if(answer = '' AND NOT last_call_only, attributes, mapUpdate(attributes, mapFilter((key, text) -> text != '', map(
-                'credits.read.service_tier', tier_elsewhere, 'credits.read.cache_write_1h', hour_writes,
+            if(NOT ruled, if(answer = '' AND answers = '' AND NOT last_call_only, attributes, mapUpdate(attributes, mapFilter((key, text) -> text != '', map(
+                'credits.read.service_tier', tier_elsewhere, 'credits.read.cache_write_1h', hour_writes, 'credits.read.answers', answers,
                 'credits.read.several_calls', if(last_call_only, 'true', ''))))), mapUpdate(mapUpdate(map('credits.description', name),
                 mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
                     OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
@@ -273,7 +276,7 @@ FROM
                         SELECT place FROM call_links WHERE place IN (SELECT place FROM places_of_several) AND role = 'executes')))) AS last_call_only,
                 charge_genai AND NOT explicit AND operation = 'execute_tool' AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls) AS executed,
                 if(automatic, rules.19[rule], '') AS flaw,
-                if(flaw != '', lower(attributes[rules.17[rule]]) = 'true' OR (notEmpty(rules.18[rule])
+                if(flaw != '', lower(attributes[rules.17[rule]]) NOT IN ('', 'false') OR (notEmpty(rules.18[rule])
                     AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
                 multiIf(
                     rules.15[rule] != '', attributes[rules.15[rule]] != '',
@@ -293,6 +296,7 @@ FROM
                 (
                     -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, how long what
                     -- was written to the cache lives, and whether Google's SDK made further calls before. It is read for OpenInference's spans only.
+                    -- Of OpenLLMetry's LangChain is read how many answers there were.
                     SELECT
                         * REPLACE (multiIf(
                             answer_id != '' OR answer = '', answer_id,
@@ -304,6 +308,8 @@ FROM
                             JSONExtractString(answer, 'service_tier'), JSONExtractString(answer, 'usage', 'service_tier'),
                             JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier')))
                             AS tier_elsewhere,
+                        if(scope_name = 'opentelemetry.instrumentation.langchain' AND charge_genai, if(attributes['gen_ai.output.messages'] = '',
+                            attributes['credits.read.answers'], toString(JSONLength(attributes['gen_ai.output.messages']))), '') AS answers,
                         attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0 AS further_calls,
                         if(answer = '', toUInt64OrZero(attributes['credits.read.cache_write_1h']), firstNonDefault(
                             JSONExtractUInt(answer, 'usage', 'cache_creation', 'ephemeral_1h_input_tokens'),

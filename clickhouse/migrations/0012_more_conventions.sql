@@ -58,15 +58,11 @@ FROM
         ('logfire.openai', '5', 'openai', (official.1, official.2, official.3, '', '', '', '', ''), '', true, 1024, official_models, '', '', 4,
             'logfire 5.4.0 with openai', openai),
         ('logfire.anthropic', '5', 'anthropic', traceloop, '', true, 0, official_models, finish, '', 4, 'logfire 5.4.0 with anthropic', included),
-        -- LangChain over other providers than OpenAI.
-        ('opentelemetry.instrumentation.genai.langchain', '1.3', 'anthropic', official, '', true, 0, official_models, '', '', 6,
-            'opentelemetry-instrumentation-genai-langchain 1.3b0 over anthropic 2.13.0', included),
+        -- LangChain over Bedrock and Gemini.
         ('opentelemetry.instrumentation.genai.langchain', '1.3', 'aws.bedrock', official, '', true, 0, official_models, '', '', 6,
             'opentelemetry-instrumentation-genai-langchain 1.3b0 over langchain-aws', included),
         ('opentelemetry.instrumentation.genai.langchain', '1.3', 'gcp.gen_ai', official, '', true, 0, official_models, '', '', 6,
             'opentelemetry-instrumentation-genai-langchain 1.3b0 over langchain-google-genai', gemini),
-        ('openinference.instrumentation.langchain', '0.1.80', 'anthropic', openinference, '', true, 512, openinference_models, '', '', 7,
-            'openinference-instrumentation-langchain 0.1.80 over anthropic 2.13.0', included),
         ('openinference.instrumentation.langchain', '0.1.80', 'amazon_bedrock', openinference, '', true, 512, openinference_models, '', '', 7,
             'openinference-instrumentation-langchain 0.1.80 over langchain-aws', included),
         ('openinference.instrumentation.langchain', '0.1.80', 'google', openinference, '', true, 512, openinference_models, '', '', 7,
@@ -77,8 +73,8 @@ FROM
 )
 WHERE (scope, since, provider) NOT IN (SELECT scope_name, version_from, provider FROM credit_conventions);
 
--- Groq, Mistral, Cohere and LiteLLM, measured on 2026-11-28 by tests/recordings/record. A call that says nothing of cached tokens, where its
--- emitter always does, or where it never does and the provider may have cached some, waits (cache_unknown_from).
+-- LangChain over Anthropic, Groq, Mistral, Cohere and LiteLLM, measured on 2026-11-28 by tests/recordings/record. A call that says nothing of
+-- cached tokens, where its emitter always does, or where it never does and the provider may have cached some, waits (cache_unknown_from).
 --
 -- Providers: Groq's and Mistral's prompt_tokens include the cached ones, and neither bills what is written (https://console.groq.com/docs/prompt-caching,
 -- https://docs.mistral.ai/studio-api/conversations/advanced/prompt-caching). Cohere bills billed_units
@@ -87,6 +83,8 @@ INSERT INTO credit_conventions (scope_name, version_from, provider, input_attrib
     reasoning_attribute, input_includes_cache, cache_unknown_from, model_attribute, request_model_attribute, finish_attribute, stream_attribute, stream_flaw,
     preference, source)
 WITH
+    ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
+        'gen_ai.usage.reasoning.output_tokens') AS official,
     ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', '', '') AS traceloop,
     ('gen_ai.usage.prompt_tokens', 'gen_ai.usage.completion_tokens', '', '', '') AS old_traceloop,
     ('llm.token_count.prompt', 'llm.token_count.completion', 'llm.token_count.prompt_details.cache_read', 'llm.token_count.prompt_details.cache_write',
@@ -95,7 +93,8 @@ WITH
     ('gen_ai.response.model', 'gen_ai.request.model') AS official_models,
     ('llm.model_name', 'embedding.model_name') AS openinference_models,
     '164 input, 1024 cached and 93 output are reported as 1188 input and 93 output' AS included,
-    '137 input, 2048 read and 512 written are reported as 2697 input' AS written
+    '137 input, 2048 read and 512 written are reported as 2697 input' AS written,
+    ', of a stream as 2697 or 5394' AS twice
 SELECT scope, since, provider, names.1, names.2, names.3, names.4, names.5, true, unknown_from, models.1, models.2, '', stream, flaw, preference,
     concat(package, ', measured 2026-11-28: ', said)
 FROM
@@ -110,6 +109,12 @@ FROM
             'openinference-instrumentation-mistralai 2.2.2', concat(included, ', and no cached tokens')),
         ('opentelemetry.instrumentation.cohere', '0.62', 'cohere', old_traceloop, 0, official_models, '', '', 4,
             'opentelemetry-instrumentation-cohere 0.62.4', '137 and 61 billed units are reported as 137 input and 61 output; nothing of embeddings'),
+        -- LangChain adds up what each event of a stream from Anthropic says, though each says the sum: with langchain-anthropic before 0.3.19 the
+        -- first and the last, later all of the message_delta events. Nothing tells it. OpenInference reports a total of streams only.
+        ('opentelemetry.instrumentation.genai.langchain', '1.3', 'anthropic', official, 0, official_models, 'gen_ai.request.stream', 'output', 6,
+            'opentelemetry-instrumentation-genai-langchain 1.3b0 over langchain-anthropic 1.7.10 and 0.3.12', concat(written, twice)),
+        ('openinference.instrumentation.langchain', '0.1.80', 'anthropic', openinference, 512, openinference_models, 'llm.token_count.total', 'output', 7,
+            'openinference-instrumentation-langchain 0.1.80 over langchain-anthropic 1.7.10 and 0.3.12', concat(written, twice)),
         -- LiteLLM counts as OpenAI does, whatever the provider. Its own callback reports no cached tokens, and of streams what the provider
         -- did not report is invented, or too low.
         ('openinference.instrumentation.litellm', '0.1.51', 'openai', openinference, 1, openinference_models, '', '', 7,

@@ -72,17 +72,18 @@ def test_t01_sdk_and_an_instrumentation_of_it(chain: Chain) -> None:
 
 
 def test_t02_a_framework_and_the_sdk_below_it(chain: Chain) -> None:
-    """LangChain's span and the SDK's are one charge, also in two traces; where no id tells, the second one waits."""
-    cases = (
-        "oi-langchain__oi-openai__oi-anthropic.openai_stream_usage",
-        "oi-langchain__oi-openai__oi-anthropic.openai_responses",
-        "oi-langchain__ga-anthropic__ga-openai.anthropic_stream",
-        "ollm-langchain__ollm-openai__ollm-anthropic.openai_responses",
-    )
-    found = charge_requests(chain, [(case, spans_of(case) or b"") for case in cases])
-    assert {case: (found[case].events, found[case].reasons) for case in cases} == dict.fromkeys(
-        cases, (1, ["possible_copy"])
-    )
+    """LangChain's span and the SDK's are one charge, also in two traces; where no id tells, the second one waits, and so it
+    does where it may be wrong."""
+    waits = {
+        "oi-langchain__oi-openai__oi-anthropic.openai_stream_usage": "possible_copy",
+        "oi-langchain__oi-openai__oi-anthropic.openai_responses": "possible_copy",
+        "oi-langchain__ga-anthropic__ga-openai.anthropic_stream": "emitter_unreliable",
+        "ollm-langchain__ollm-openai__ollm-anthropic.openai_responses": "possible_copy",
+    }
+    found = charge_requests(chain, [(case, spans_of(case) or b"") for case in waits])
+    assert {case: (found[case].events, found[case].reasons) for case in waits} == {
+        case: (1, [reason]) for case, reason in waits.items()
+    }
     chain.empty()
     assert_exact(chain, "oi-langchain+oi-openai.invoke", "ga-langchain+ga-openai.stream_usage")
 

@@ -402,9 +402,9 @@ def _unknown(usage: Usage) -> str:
     marks = {usage.text(names.OPERATION), usage.text(names.OPENINFERENCE_KIND), usage.text(names.LLM_REQUEST_TYPE)}
     embedding = bool(marks & {"embeddings", "EMBEDDING", "embedding"})
     complete = usage.text(*keys["input"]) and (usage.text(*keys["output"]) or embedding)
-    if not complete or not sum(usage.counts) or not (embedding or _finished(usage)):
+    if not complete or not usage.counts[0] or not (embedding or _finished(usage)):
         return "usage_unknown"
-    if usage.attributes.get(row.stream_attribute, "").lower() == "true" and _lost_in_streams(usage):
+    if usage.attributes.get(row.stream_attribute, "").lower() not in ("", "false") and _lost_in_streams(usage):
         return "emitter_unreliable"
     if usage.last_call_only:
         return "emitter_unreliable"

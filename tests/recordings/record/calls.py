@@ -35,7 +35,8 @@ class Call:
     usage: Usage | tuple[Usage, ...] = PLAIN
 
 
-def _drained(stream: Any) -> None:
+def drained(stream: Any) -> None:
+    """Reads a stream to its end."""
     for _ in stream:
         pass
 
@@ -64,7 +65,7 @@ def _mistral(url: str) -> Any:
 
 def _mistral_stream(url: str) -> None:
     # Some instrumentations give a plain generator in the place of the SDK's stream, which has to be closed.
-    _drained(_mistral(url).chat.stream(model=MISTRAL, messages=HI))
+    drained(_mistral(url).chat.stream(model=MISTRAL, messages=HI))
 
 
 def _cohere(url: str) -> Any:
@@ -145,7 +146,7 @@ def _gemini_now(url: str, *tools: Any, **more: Any) -> None:
 
 
 def _gemini_stream(url: str, *tools: Any) -> None:
-    _drained(_google(url).models.generate_content_stream(**_gemini(tools)))
+    drained(_google(url).models.generate_content_stream(**_gemini(tools)))
 
 
 def _gemini_async(url: str, *tools: Any) -> None:
@@ -164,7 +165,7 @@ def _gemini_chat(url: str, stream: bool) -> None:
     from google.genai import types
 
     chat = _google(url).chats.create(model=GEMINI, config=types.GenerateContentConfig(tools=[weather]))
-    _drained(chat.send_message_stream("hi")) if stream else chat.send_message("hi")
+    drained(chat.send_message_stream("hi")) if stream else chat.send_message("hi")
 
 
 def _gemini_off(url: str) -> None:
@@ -256,17 +257,26 @@ CALLS: Mapping[str, Mapping[str, Call]] = {
         "both_lifetimes": Call(_anthropic, BOTH_LIVES),
         "only_1h": Call(_anthropic, ONE_HOUR),
         "async_1h": Call(_anthropic_async, ONE_HOUR),
-        "both_lifetimes_stream": Call(lambda url: _drained(_anthropic(url, stream=True)), BOTH_LIVES),
+        "both_lifetimes_stream": Call(lambda url: drained(_anthropic(url, stream=True)), BOTH_LIVES),
         "mgr_stream_1h": Call(_anthropic_helper, ONE_HOUR),
+        "stream_now": Call(lambda url: drained(_anthropic(f"{url}/now", stream=True))),
+        "stream_now_cached": Call(lambda url: drained(_anthropic(f"{url}/now", stream=True)), BOTH_CACHES),
+        "mgr_stream_now": Call(lambda url: _anthropic_helper(f"{url}/now")),
+        "mgr_stream_now_cached": Call(lambda url: _anthropic_helper(f"{url}/now"), BOTH_CACHES),
         "priority": Call(_anthropic, PRIORITY),
         "standard_1h": Call(_anthropic, replace(ONE_HOUR, tier="standard")),
     },
     "openai": {
         "plain": Call(_openai_chat),
         "cached": Call(_openai_chat, CACHED),
-        "stream": Call(lambda url: _drained(_openai_chat(url, **WITH_USAGE)), CACHED),
+        "stream": Call(lambda url: drained(_openai_chat(url, **WITH_USAGE)), CACHED),
+        "stream_plain": Call(lambda url: drained(_openai_chat(url, **WITH_USAGE))),
+        "stream_nousage": Call(lambda url: drained(_openai_chat(url, stream=True))),
+        "responses_cached": Call(_openai_responses, CACHED),
+        "responses_stream": Call(lambda url: drained(_openai_responses(url, stream=True)), CACHED),
+        "responses_stream_plain": Call(lambda url: drained(_openai_responses(url, stream=True))),
         "flex": Call(lambda url: _openai_chat(url, service_tier="flex"), FLEX),
-        "flex_stream": Call(lambda url: _drained(_openai_chat(url, service_tier="flex", **WITH_USAGE)), FLEX),
+        "flex_stream": Call(lambda url: drained(_openai_chat(url, service_tier="flex", **WITH_USAGE)), FLEX),
         "responses_flex": Call(lambda url: _openai_responses(url, service_tier="flex"), FLEX),
         "flex_by_project": Call(_openai_chat, FLEX),
         "embeddings": Call(lambda url: _openai(url).embeddings.create(model=GPT_EMBED, input=["hi"]), EMBEDDED),
@@ -303,8 +313,8 @@ CALLS: Mapping[str, Mapping[str, Call]] = {
         "plain": Call(_groq),
         "cached": Call(_groq, CACHED),
         "async": Call(_groq_async),
-        "stream": Call(lambda url: _drained(_groq(url, stream=True))),
-        "stream_cached": Call(lambda url: _drained(_groq(url, stream=True)), CACHED),
+        "stream": Call(lambda url: drained(_groq(url, stream=True))),
+        "stream_cached": Call(lambda url: drained(_groq(url, stream=True)), CACHED),
     },
     "mistral": {
         "plain": Call(lambda url: _mistral(url).chat.complete(model=MISTRAL, messages=HI)),
@@ -315,19 +325,19 @@ CALLS: Mapping[str, Mapping[str, Call]] = {
     },
     "cohere": {
         "plain": Call(lambda url: _cohere(url).chat(model=COHERE, messages=HI)),
-        "stream": Call(lambda url: _drained(_cohere(url).chat_stream(model=COHERE, messages=HI))),
+        "stream": Call(lambda url: drained(_cohere(url).chat_stream(model=COHERE, messages=HI))),
         "embeddings": Call(_cohere_embed, EMBEDDED),
     },
     "litellm": {
         "openai": Call(_gpt),
         "openai_cached": Call(_gpt, CACHED),
         "openai_async": Call(_litellm_async),
-        "openai_stream": Call(lambda url: _drained(_gpt(url, **WITH_USAGE)), CACHED),
-        "openai_stream_nousage": Call(lambda url: _drained(_gpt(url, stream=True)), CACHED),
+        "openai_stream": Call(lambda url: drained(_gpt(url, **WITH_USAGE)), CACHED),
+        "openai_stream_nousage": Call(lambda url: drained(_gpt(url, stream=True)), CACHED),
         "openai_embeddings": Call(_litellm_embedding, EMBEDDED),
         "anthropic": Call(_claude),
         "anthropic_cached": Call(_claude, BOTH_CACHES),
-        "anthropic_stream": Call(lambda url: _drained(_claude(url, stream=True)), BOTH_CACHES),
+        "anthropic_stream": Call(lambda url: drained(_claude(url, stream=True)), BOTH_CACHES),
         "groq_cached": Call(lambda url: _litellm(f"{url}/openai/v1", f"groq/{GROQ}"), CACHED),
         "mistral_cached": Call(lambda url: _litellm(f"{url}/mistral/v1", f"mistral/{MISTRAL}"), CACHED_ONLY),
     },

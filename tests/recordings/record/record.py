@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from calls import CALLS, Call  # noqa: E402
+from chains import CHAINS  # noqa: E402
+from opentelemetry import trace  # noqa: E402
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: E402
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider  # noqa: E402
@@ -47,6 +50,10 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "opentelemetry-instrumentation-google-generativeai",
             "opentelemetry.instrumentation.google_generativeai:GoogleGenerativeAiInstrumentor",
         ),
+        "langchain": (
+            "opentelemetry-instrumentation-langchain",
+            "opentelemetry.instrumentation.langchain:LangchainInstrumentor",
+        ),
     },
     "oi": {
         "groq": ("openinference-instrumentation-groq", "openinference.instrumentation.groq:GroqInstrumentor"),
@@ -62,28 +69,39 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "openinference-instrumentation-litellm",
             "openinference.instrumentation.litellm:LiteLLMInstrumentor",
         ),
+        "langchain": (
+            "openinference-instrumentation-langchain",
+            "openinference.instrumentation.langchain:LangChainInstrumentor",
+        ),
     },
     "ga": {
         "google": (
             "opentelemetry-instrumentation-google-genai",
             "opentelemetry.instrumentation.google_genai:GoogleGenAiSdkInstrumentor",
         ),
+        "langchain": (
+            "opentelemetry-instrumentation-genai-langchain",
+            "opentelemetry.instrumentation.genai.langchain:LangChainInstrumentor",
+        ),
     },
     "logfire": dict.fromkeys(("anthropic", "openai", "pydantic"), ("logfire", "")),
     # PydanticAI's own spans, in each of its formats; the one by default is `own`.
     **{f"v{number}": {"pydantic": ("pydantic-ai-slim", str(number))} for number in range(1, 7)},
-    "openlit": dict.fromkeys(("groq", "mistral", "cohere", "litellm"), ("openlit", "")),
+    "openlit": dict.fromkeys(
+        ("groq", "mistral", "cohere", "litellm", "anthropic", "openai", "langchain"), ("openlit", "")
+    ),
     "own": {"litellm": ("litellm", ""), "pydantic": ("pydantic-ai-slim", "")},
 }
 SDK_PACKAGES = {
-    "google": "google-genai",
-    "groq": "groq",
-    "mistral": "mistralai",
-    "cohere": "cohere",
-    "litellm": "litellm",
-    "anthropic": "anthropic",
-    "openai": "openai",
-    "pydantic": "pydantic-ai-slim",
+    "google": ("google-genai",),
+    "groq": ("groq",),
+    "mistral": ("mistralai",),
+    "cohere": ("cohere",),
+    "litellm": ("litellm",),
+    "anthropic": ("anthropic",),
+    "openai": ("openai",),
+    "pydantic": ("pydantic-ai-slim",),
+    "langchain": ("langchain-core", "langchain-anthropic", "langchain-openai"),
 }
 # Attributes that name places in the sources of the recording machine.
 PLACES = re.compile(r"^(code|process|host|thread|exception)[.]")
@@ -144,8 +162,13 @@ def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
         otel = importlib.import_module("litellm.integrations.opentelemetry")
         litellm.callbacks = [otel.OpenTelemetry(tracer_provider=provider)]
     elif emitter == "openlit":
-        tracer = provider.get_tracer("openlit")
-        importlib.import_module("openlit").init(tracer=tracer, disable_metrics=True)
+        trace.set_tracer_provider(provider)  # It takes no other.
+        names = importlib.import_module("openlit._instrumentors").MODULE_NAME_MAP
+        prices = Path(tempfile.mkdtemp(), "prices.json")
+        prices.write_text("{}", "utf-8")  # Or it asks the network for them.
+        kept = {"disable_metrics": True, "disable_events": True, "pricing_json": str(prices)}
+        others = [name for name in names if name != sdk]
+        importlib.import_module("openlit").init(disabled_instrumentors=others, **kept)
     else:
         module, _, name = how.partition(":")
         getattr(importlib.import_module(module), name)().instrument(tracer_provider=provider)
@@ -187,10 +210,11 @@ def truth(served: Served) -> dict[str, Any]:
     named = {
         "chat": ("openai", "chat.completions"),
         "messages": ("anthropic", "messages"),
-        "embeddings": ("openai", ""),
+        "embeddings": ("openai", "embeddings"),
     }
-    provider, default = named.get(served.api, (provider, "chat"))
-    told = {"provider": provider, "api": api or default or "embeddings", "model": served.model, "id": served.id}
+    # What comes after the names of these is how the answer is told (wire.py), and no API of its own.
+    provider, api = named.get(provider, (provider, api or "chat"))
+    told = {"provider": provider, "api": api, "model": served.model, "id": served.id}
     told |= {"tier": usage.tier} if usage.tier else {}
     flags = {name: True for name in ("stream", "completed") if getattr(served, name)}
     return told | flags | {name: number for name, number in counts.items() if number}
@@ -214,26 +238,27 @@ def record(call: Call, server: LlmServer, receiver: Receiver, sending: SpanProce
 def main() -> None:
     """Record the calls of one SDK under one emitter."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sdk", choices=CALLS)
+    parser.add_argument("sdk", choices=CALLS | CHAINS)
     parser.add_argument("emitter", help=f"of {', '.join(EMITTERS)}; several, with __ between")
     parser.add_argument("--only", nargs="*", help="names of calls")
+    parser.add_argument("--prefix", default="", help="before the name of each case, for other versions of the packages")
     parser.add_argument("--into", type=Path, default=HERE.parent / "more")
     options = parser.parse_args()
-    os.environ |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    os.environ |= {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # Or LiteLLM asks the network for it.
     os.environ["OTEL_RESOURCE_ATTRIBUTES"] = "service.name=recorder"
     speak()
     receiver = Receiver()
     emitters = options.emitter.split("__")
     sending = switch_on(emitters, options.sdk, receiver)
-    installed = [EMITTERS[emitter][options.sdk][0] for emitter in emitters] + [SDK_PACKAGES[options.sdk]]
+    installed = [EMITTERS[emitter][options.sdk][0] for emitter in emitters] + [*SDK_PACKAGES[options.sdk]]
     packages = {name: version(name) for name in dict.fromkeys(installed)}
     with LlmServer(unique_ids=True) as server:
-        for name, call in CALLS[options.sdk].items():
+        for name, call in (CALLS | CHAINS)[options.sdk].items():
             if options.only and name not in options.only:
                 continue
             sent, calls = record(call, server, receiver, sending)
-            case = f"{options.emitter}-{options.sdk}.{name}"
+            case = f"{options.emitter}-{options.sdk}.{options.prefix}{name}"
             if sent:
                 (options.into / f"{case}.bin").write_bytes(sent)
             print(json.dumps({"id": case, "packages": packages, "calls": calls}))

@@ -9,7 +9,7 @@ the provider adds to a prompt, is not). Gemini's is after google-genai 2.34.0 an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from support import llm_server
@@ -164,6 +164,51 @@ def _gemini_embeddings(served: Served) -> dict[str, Any]:
     return {"embeddings": [{"values": [0.1, 0.2]}], "usageMetadata": {"promptTokenCount": served.usage.input}}
 
 
+def _lifetimes(usage: Usage) -> dict[str, Any]:
+    lives = {
+        "ephemeral_5m_input_tokens": usage.cache_write - usage.cache_write_1h,
+        "ephemeral_1h_input_tokens": usage.cache_write_1h,
+    }
+    return {"cache_creation": lives, "service_tier": usage.tier or "standard"}
+
+
+def _messages_events(deltas: int, cumulative: bool) -> Callable[[Served, dict[str, Any]], Iterator[Event]]:
+    """A stream of Anthropic's with so many message_delta events, which tell all counts so far, or those of the output only."""
+
+    def events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+        usage = served.usage
+        for name, data in llm_server.EVENTS["messages"](served, body):
+            if name == "message_start":
+                data["message"]["usage"] |= _lifetimes(usage)
+            if name != "message_delta":
+                yield name, data
+            elif data["usage"]["output_tokens"] == usage.output or deltas > 1:
+                ends = data["usage"]["output_tokens"] == usage.output
+                data["delta"] |= {} if ends else {"stop_reason": None}
+                yield name, data | {"usage": (llm_server._anthropic_input(usage) if cumulative else {}) | data["usage"]}
+
+    return events
+
+
+def _messages_answer(served: Served) -> dict[str, Any]:
+    answer = llm_server.WHOLE["messages"](served)
+    return answer | {"usage": answer["usage"] | _lifetimes(served.usage)}
+
+
+def _two_choices(served: Served) -> dict[str, Any]:
+    """An answer to n=2: two texts, one usage."""
+    answer = llm_server.WHOLE["chat"](served)
+    first = answer["choices"][0]
+    return answer | {"choices": [first, first | {"index": 1}]}
+
+
+def _two_choices_events(served: Served, body: dict[str, Any]) -> Iterator[Event]:
+    for name, data in llm_server.EVENTS["chat"](served, body):
+        yield name, data
+        if data["choices"]:
+            yield name, data | {"choices": [data["choices"][0] | {"index": 1}]}
+
+
 def speak() -> None:
     """Adds these formats to the server's tables."""
     llm_server.PATHS |= {
@@ -173,6 +218,8 @@ def speak() -> None:
         "/v2/chat": "cohere",
         "/v2/embed": "cohere-embeddings",
         "/v1/embeddings": "embeddings",
+        **{f"/{told}/v1/messages": f"messages-{told}" for told in ("now", "before", "twice")},
+        "/two/v1/chat/completions": "chat-two",
         f"{GEMINI_PATH}{GEMINI}:generateContent": "gemini-generateContent",
         f"{GEMINI_PATH}{GEMINI}:streamGenerateContent": "gemini-generateContent",
         f"{GEMINI_PATH}{GEMINI_EMBED}:batchEmbedContents": "gemini-embedContent",
@@ -184,13 +231,21 @@ def speak() -> None:
     }
     apis = ("groq", "mistral", "mistral-embeddings", "cohere", "cohere-embeddings", "embeddings")
     apis += ("gemini-generateContent", "gemini-embedContent")
-    llm_server.ID_PREFIXES |= dict.fromkeys(apis, "") | {"groq": "chatcmpl-"}
-    llm_server.WITHOUT_DONE |= {"cohere", "gemini-generateContent"}
+    messages = {
+        "messages-now": _messages_events(1, cumulative=True),
+        "messages-before": _messages_events(1, cumulative=False),
+        "messages-twice": _messages_events(2, cumulative=True),
+    }
+    llm_server.ID_PREFIXES |= dict.fromkeys(apis, "") | dict.fromkeys(("groq", "chat-two"), "chatcmpl-")
+    llm_server.ID_PREFIXES |= dict.fromkeys(messages, "msg_")
+    llm_server.WITHOUT_DONE |= {"cohere", "gemini-generateContent", *messages}
     llm_server.EVENTS |= {
         "groq": _groq_events,
         "mistral": _mistral_events,
         "cohere": _cohere_events,
         "gemini-generateContent": _gemini_events,
+        "chat-two": _two_choices_events,
+        **messages,
     }
     llm_server.WHOLE |= {
         "groq": lambda served: _chat_answer(served, _groq_usage(served.usage)) | {"service_tier": "on_demand"},
@@ -201,4 +256,6 @@ def speak() -> None:
         "embeddings": _embeddings,
         "gemini-generateContent": _gemini_answer,
         "gemini-embedContent": _gemini_embeddings,
+        "chat-two": _two_choices,
+        **dict.fromkeys(messages, _messages_answer),
     }
