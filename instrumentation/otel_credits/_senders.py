@@ -84,8 +84,8 @@ _GRPC_UNCLEAR = {"UNKNOWN", "INTERNAL"}
 _GRPC_REFUSED_DATA = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "ALREADY_EXISTS"}
 _HTTP_RETRY = {408, 429, 502, 503, 504}
 _HTTP_REFUSED_DATA = {400, 413, 422}
-# Quicker to come back than gRPC's defaults (1 s to 120 s), which would hold usage back long after an outage. The one that is called
-# minimal is how long an attempt to connect may take, which is left as gRPC has it: a receiver may be far away, or busy.
+# Quicker to come back than gRPC's defaults (1 s to 120 s), which would hold usage back long after an outage. The one that is
+# called minimal is how long an attempt to connect may take, which is left as gRPC has it: a receiver may be far away, or busy.
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 250),
     ("grpc.min_reconnect_backoff_ms", 20_000),

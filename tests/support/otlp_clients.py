@@ -23,8 +23,8 @@ _SERVICES = {
     "logs": "opentelemetry.proto.collector.logs.v1.LogsService",
 }
 _TIMEOUT_S = 60.0
-# A server that is killed and started again must not wait for gRPC's own pause between attempts, up to 120 s. The last of the three
-# is how long an attempt may take, whatever its name: one that is accepted late, on a busy machine, is no failure.
+# A server that is killed and started again must not wait for gRPC's own pause between attempts, up to 120 s. The last of the
+# three is how long an attempt may take, whatever its name: one that is accepted late, on a busy machine, is no failure.
 _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.initial_reconnect_backoff_ms", 100),
