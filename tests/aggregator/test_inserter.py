@@ -20,6 +20,7 @@ from support.clickhouse_http import ClickHouseHttp, Fault
 from support.otlp_build import ACTION, AMOUNT, USER, metric, metrics, point, traces, usage_span
 from support.otlp_clients import GrpcClient
 from support.processes import AggregatorProcess, wait_until
+from support.samples import others_long
 
 pytest_plugins = ("support.clickhouse_http.fixture",)
 
@@ -100,7 +101,7 @@ def test_a_batch_has_a_limit(tmp_path: Path) -> None:
         assert_exact(aggregator, {"many": Decimal(12), "large": Decimal(1)})
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture(params=others_long(["embedded", "server"], short={"embedded"}))
 def any_store(request: pytest.FixtureRequest) -> str:
     """The DSN of an empty store of each kind, "" for the embedded one."""
     if request.param == "embedded":

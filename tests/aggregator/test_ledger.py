@@ -27,6 +27,7 @@ from otel_credits_aggregator.ledger import (
 from otel_credits_aggregator.store import Client, connect
 from support.api import running_api
 from support.otlp_build import span, traces
+from support.samples import others_long
 from support.store import Usage, insert_usages
 
 # Ids that break careless URLs, file names and SQL.
@@ -65,7 +66,7 @@ _KINDS: dict[str, tuple[str, Opener]] = {
 }
 
 
-@pytest.fixture(params=list(_KINDS))
+@pytest.fixture(params=others_long(_KINDS, short={"api"}))
 def kind(request: pytest.FixtureRequest) -> str:
     """Which ledger: the three must not differ."""
     return str(request.param)

@@ -35,6 +35,7 @@ from support.otlp_build import (
     traces,
     usage_span,
 )
+from support.samples import others_long
 
 _SCOPE = "opentelemetry.instrumentation.genai.anthropic"
 _ID = "msg_01_the_only_one"
@@ -89,13 +90,13 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=others_long(CASES, short={"one response id, other tokens", "parent", "parent with a key"}))
 def case(request: pytest.FixtureRequest) -> Case:
     """Each way in which they are known to be of the same call."""
     return CASES[request.param]
 
 
-@pytest.fixture(params=["one response id", "parent with a key", "parent of two"])
+@pytest.fixture(params=others_long(["one response id", "parent with a key", "parent of two"], short={"parent of two"}))
 def kind(request: pytest.FixtureRequest) -> Case:
     """The same, one way of a kind."""
     return CASES[request.param]

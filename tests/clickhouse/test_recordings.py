@@ -24,6 +24,7 @@ from otel_credits_aggregator.otlp import Signal, item_count, parse
 from otel_credits_aggregator.replay import replay_batch, run_replay
 from otel_credits_aggregator.spool import Request
 from support.chain import Chain
+from support.samples import others_long
 
 FOLDER = Path(__file__).parents[1] / "recordings"
 CASES = {case["id"]: case for case in json.loads((FOLDER / "index.json").read_text())["cases"]}
@@ -178,13 +179,13 @@ def table(found: Mapping[str, Fate], *verdicts: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["one insert", "file by file"])
+@pytest.fixture(scope="module", params=others_long(["one insert", "file by file"], short={"one insert"}))
 def charged(request: pytest.FixtureRequest, shared_chain: Chain) -> dict[str, Fate]:
     """What became of each case, charged to itself whatever user its spans name."""
     shared_chain.empty()
     set_prices(shared_chain)
     for signal in OTLP_TYPES:
-        for requests in inserts(signal, together=request.param):
+        for requests in inserts(signal, together=request.param == "one insert"):
             insert(shared_chain, signal, requests, user_attributes=NOBODY)
     shared_chain.assert_totals_are_the_events()
     return fates(shared_chain)

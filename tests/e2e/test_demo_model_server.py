@@ -11,6 +11,7 @@ import anthropic
 import httpx
 import pytest
 from support.processes import Process, free_port, wait_until
+from support.samples import others_long
 
 SERVER = Path(__file__).parents[2] / "examples" / "llm_server.py"
 MODEL = "claude-haiku-4-5"
@@ -39,7 +40,7 @@ class ModelServer(Process):
             return False
 
 
-@pytest.fixture(params=["direct", "proxied"])
+@pytest.fixture(params=others_long(["direct", "proxied"], short={"direct"}))
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelServer]:
     """The model server, and the proxy that stands before the real API (here before a model server)."""
     with ModelServer(tmp_path, "model-server") as direct:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from otel_credits_aggregator.ledger import InvalidQueryError, Ledger, LocalLedger, local
 from otel_credits_aggregator.store import Client, connect
+from support.samples import others_long
 from support.sql_attacks import BOMBS, LISTS_WITHOUT_OTHERS, REFUSED, tried
 from support.store import Usage, insert_usages
 
@@ -26,7 +27,7 @@ NOT_SQL = (
 )
 
 
-@pytest.fixture(params=["memory_dsn", "server_dsn"])
+@pytest.fixture(params=others_long(["memory_dsn", "server_dsn"], short={"memory_dsn"}))
 def dsn(request: pytest.FixtureRequest) -> str:
     """The DSN of a migrated store, embedded and on a server."""
     found: str = request.getfixturevalue(request.param)
