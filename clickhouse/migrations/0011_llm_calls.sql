@@ -296,7 +296,7 @@ FROM
                 (
                     -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, how long what
                     -- was written to the cache lives, and whether Google's SDK made further calls before. It is read for OpenInference's spans only.
-                    -- Of OpenLLMetry's LangChain is read how many answers there were.
+                    -- Logfire has the provider's usage as JSON, too. Of OpenLLMetry's LangChain is read how many answers there were.
                     SELECT
                         * REPLACE (multiIf(
                             answer_id != '' OR answer = '', answer_id,
@@ -304,14 +304,16 @@ FROM
                             JSONHas(answer, 'usage_metadata'), JSONExtractString(answer, 'response_id'),
                             JSONExtractString(answer, 'llm_output', 'id')) AS answer_id),
                         if(attributes['openinference.span.kind'] = 'LLM' AND charge_genai, attributes['output.value'], '') AS answer,
-                        if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier']), firstNonDefault(
+                        if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier'],
+                            JSONExtractString(attributes['gen_ai.usage.raw'], 'service_tier')), firstNonDefault(
                             JSONExtractString(answer, 'service_tier'), JSONExtractString(answer, 'usage', 'service_tier'),
                             JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier')))
                             AS tier_elsewhere,
                         if(scope_name = 'opentelemetry.instrumentation.langchain' AND charge_genai, if(attributes['gen_ai.output.messages'] = '',
                             attributes['credits.read.answers'], toString(JSONLength(attributes['gen_ai.output.messages']))), '') AS answers,
                         attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0 AS further_calls,
-                        if(answer = '', toUInt64OrZero(attributes['credits.read.cache_write_1h']), firstNonDefault(
+                        if(answer = '', firstNonDefault(toUInt64OrZero(attributes['credits.read.cache_write_1h']),
+                            JSONExtractUInt(attributes['gen_ai.usage.raw'], 'cache_creation', 'ephemeral_1h_input_tokens')), firstNonDefault(
                             JSONExtractUInt(answer, 'usage', 'cache_creation', 'ephemeral_1h_input_tokens'),
                             JSONExtractUInt(answer, 'generations', 1, 1, 'message', 'kwargs', 'usage_metadata', 'input_token_details', 'ephemeral_1h_input_tokens')))
                             AS hour_count,

@@ -48,7 +48,8 @@ FROM
         -- Agents. Their own spans repeat what the model's spans under them say, and are not usage.
         ('pydantic-ai', '2', 'openai', (official.1, official.2, official.3, official.4, '', 'gen_ai.usage.details.reasoning_tokens', '', ''), '', true, 1024,
             official_models, finish, '', 6, 'pydantic-ai-slim 2.68.0 over openai', openai),
-        ('pydantic-ai', '2', 'anthropic', (official.1, official.2, official.3, official.4, '', '', '', ''), '', true, 512, official_models, finish, '', 6,
+        ('pydantic-ai', '2', 'anthropic', (official.1, official.2, official.3, official.4, '', '', '', ''),
+            'gen_ai.usage.details.ephemeral_1h_input_tokens', true, 512, official_models, finish, '', 6,
             'pydantic-ai-slim 2.68.0 over anthropic', included),
         ('opentelemetry.instrumentation.openai_agents', '0.62', 'openai', (traceloop.1, traceloop.2, traceloop.3, '', '', traceloop.6, '', ''), '', true, 1024,
             official_models, finish, '', 6, 'opentelemetry-instrumentation-openai-agents 0.62.4', openai),

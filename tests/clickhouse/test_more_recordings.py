@@ -15,6 +15,12 @@ TIER_UNTOLD = {
     "ollm-anthropic.priority",
     "ga-langchain.openai_flex",
     "ollm-langchain.openai_flex",
+    "logfire-openai.flex",
+    "logfire-openai.flex_stream",
+    "logfire-openai.responses_flex",
+    "logfire-pydantic.openai_flex",
+    "own-pydantic.anthropic_priority",
+    "own-pydantic.openai_flex",
 }
 # A call that an instrumentation made no span of at all.
 NO_SPAN = {case for case in CASES if spans_of(case) is None}

@@ -86,7 +86,7 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "logfire": dict.fromkeys(("anthropic", "openai", "pydantic"), ("logfire", "")),
     # PydanticAI's own spans, in each of its formats; the one by default is `own`.
-    **{f"v{number}": {"pydantic": ("pydantic-ai-slim", str(number))} for number in range(1, 7)},
+    **{f"format{number}": {"pydantic": ("pydantic-ai-slim", str(number))} for number in range(1, 7)},
     "openlit": dict.fromkeys(
         ("groq", "mistral", "cohere", "litellm", "anthropic", "openai", "langchain"), ("openlit", "")
     ),
@@ -209,6 +209,7 @@ def truth(served: Served) -> dict[str, Any]:
     }
     named = {
         "chat": ("openai", "chat.completions"),
+        "responses": ("openai", "responses"),
         "messages": ("anthropic", "messages"),
         "embeddings": ("openai", "embeddings"),
     }
