@@ -1,8 +1,9 @@
 """One side of `overhead`, a process of its own: an app with the official instrumentation alone, or with ours on top.
 
-    python -m benchmarks._overhead_side {plain|credits} {fastapi PORT|work BROKER|send BROKER}
+    python -m benchmarks._overhead_side {plain|credits} {fastapi PORT|asking PORT MODEL_URL|work BROKER|send BROKER}
 
-Both sides are the same app: a request or a task in which an LLM span is made, as an instrumented SDK would. `fastapi`
+Both sides are the same app: a request or a task in which an LLM span is made, as an instrumented SDK would. In `asking` the
+Anthropic SDK really asks a server, which speaks its API on this machine and answers at once. `fastapi`, `asking`
 and `work` (a Celery worker) serve until they are ended; `send` sends as many tasks as each line of its input says, one after
 the other, and prints the microseconds from sending to the result of each.
 """
@@ -10,6 +11,7 @@ the other, and prints the microseconds from sending to the result of each.
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -40,16 +42,19 @@ def _set_up(credits: bool) -> trace.Tracer:
     return trace.get_tracer("some.llm.instrumentation")
 
 
-def _serve(credits: bool, port: int) -> None:
+def _serve(credits: bool, port: int, model_url: str = "") -> None:
     import uvicorn
     from fastapi import FastAPI
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
     tracer, app = _set_up(credits), FastAPI()
+    asked = _asked(model_url) if model_url else None
 
     @app.get("/ask/{number}")
     async def ask(number: int) -> dict[str, int]:
-        with tracer.start_as_current_span("chat", attributes=_LLM):
+        with tracer.start_as_current_span("chat", attributes=_LLM) as span:
+            if asked is not None:
+                span.set_attributes(await asked())
             return {"answer": number}
 
     FastAPIInstrumentor.instrument_app(app)
@@ -58,6 +63,22 @@ def _serve(credits: bool, port: int) -> None:
 
         instrument_fastapi(app)
     uvicorn.run(app, port=port, log_level="warning")
+
+
+def _asked(model_url: str) -> Callable[[], Awaitable[dict[str, int]]]:
+    """Asks the model, and gives the attributes of the span that its answer changes."""
+    from anthropic import AsyncAnthropic
+
+    client = AsyncAnthropic(base_url=model_url, api_key="any")
+
+    async def ask() -> dict[str, int]:
+        answer = await client.messages.create(
+            model="claude-sonnet-4-5", max_tokens=1000, messages=[{"role": "user", "content": "Who pays?"}]
+        )
+        usage = answer.usage
+        return {"gen_ai.usage.input_tokens": usage.input_tokens, "gen_ai.usage.output_tokens": usage.output_tokens}
+
+    return ask
 
 
 def _celery(credits: bool, broker: str) -> tuple[Any, Any]:
@@ -102,7 +123,7 @@ def _send(credits: bool, broker: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "fastapi":
-        _serve(sys.argv[1] == "credits", int(sys.argv[3]))
+    if sys.argv[2] in ("fastapi", "asking"):
+        _serve(sys.argv[1] == "credits", int(sys.argv[3]), *sys.argv[4:])
     else:
         {"work": _work, "send": _send}[sys.argv[2]](sys.argv[1] == "credits", sys.argv[3])

@@ -15,11 +15,13 @@ import otel_credits
 from otel_credits_aggregator.demo.processes import accepts_connections, clean_environment, free_port, wait_until
 
 from benchmarks._report import Figure, Report, Target, median, percentile, spread
+from benchmarks._sender import REPOSITORY
 from benchmarks.tracking import Discard, track
 
 __all__ = ["run"]
 
 _TARGET = Target(1.05)
+_EXAMPLES = REPOSITORY / "examples"
 _STARTED_TIMEOUT_S = 60.0
 _USAGES = 2000
 # The microseconds of so many requests or tasks.
@@ -30,7 +32,8 @@ def run(quick: bool) -> Report:
     """Rounds of both sides, one after the other, for requests and for tasks; then the memory of waiting usage."""
     rounds, each = (2, 20) if quick else (60, 200)
     figures: list[Figure] = []
-    for what, started in (("request", _fastapi), ("task", _celery)):
+    sides = {"request that asks a model": _asking, "empty request": _fastapi, "empty task": _celery}
+    for what, started in sides.items():
         with started("plain") as plain, started("credits") as credits:
             plain(each), credits(each)  # a round that does not count
             pairs = [_round(plain, credits, each, number) for number in range(rounds)]
@@ -40,7 +43,8 @@ def run(quick: bool) -> Report:
         [*figures, Figure("memory of a usage that waits", _bytes_of_a_usage(), "bytes")],
         [
             f"{rounds} rounds of {each} requests or tasks a side, in turn. Each makes one LLM span; with otel-credits that is a"
-            " usage of the request's user, which its exporter gets beside the app's own."
+            " usage of the request's user, which its exporter gets beside the app's own. One that asks a model does so with the"
+            " Anthropic SDK, and a server on this machine answers at once (a model takes seconds). An empty one does no more."
         ],
     )
 
@@ -65,8 +69,26 @@ def _figures(what: str, pairs: list[tuple[list[float], list[float]]]) -> Iterato
 
 @contextmanager
 def _fastapi(kind: str) -> Iterator[Side]:
-    port = free_port()
-    with _side(kind, "fastapi", str(port)):
+    with _requests(kind, "fastapi", free_port()) as requests:
+        yield requests
+
+
+@contextmanager
+def _asking(kind: str) -> Iterator[Side]:
+    model_port = free_port()
+    command = [sys.executable, str(_EXAMPLES / "llm_server.py"), "--port", str(model_port)]
+    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.DEVNULL) as model:
+        try:
+            wait_until(lambda: accepts_connections(model_port), _STARTED_TIMEOUT_S, "the model listens")
+            with _requests(kind, "asking", free_port(), f"http://127.0.0.1:{model_port}") as requests:
+                yield requests
+        finally:
+            model.terminate()
+
+
+@contextmanager
+def _requests(kind: str, app: str, port: int, *arguments: str) -> Iterator[Side]:
+    with _side(kind, app, str(port), *arguments):
         wait_until(lambda: accepts_connections(port), _STARTED_TIMEOUT_S, "uvicorn listens")
         client = http.client.HTTPConnection("127.0.0.1", port)
 
