@@ -276,7 +276,8 @@ FROM
                         SELECT place FROM call_links WHERE place IN (SELECT place FROM places_of_several) AND role = 'executes')))) AS last_call_only,
                 charge_genai AND NOT explicit AND operation = 'execute_tool' AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls) AS executed,
                 if(automatic, rules.19[rule], '') AS flaw,
-                if(flaw != '', lower(attributes[rules.17[rule]]) NOT IN ('', 'false') OR (notEmpty(rules.18[rule])
+                -- is_stream: OpenLIT's releases up to 1.40, whose scopes name no version.
+                if(flaw != '', lower(attributes[rules.17[rule]]) NOT IN ('', 'false') OR attributes['gen_ai.request.is_stream'] = 'true' OR (notEmpty(rules.18[rule])
                     AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
                 multiIf(
                     rules.15[rule] != '', attributes[rules.15[rule]] != '',

@@ -110,6 +110,12 @@ FROM
             'openinference-instrumentation-mistralai 2.2.2', concat(included, ', and no cached tokens')),
         ('opentelemetry.instrumentation.cohere', '0.62', 'cohere', old_traceloop, 0, official_models, '', '', 4,
             'opentelemetry-instrumentation-cohere 0.62.4', '137 and 61 billed units are reported as 137 input and 61 output; nothing of embeddings'),
+        -- OpenLIT. Its scopes name no version. By its source these count a stream's tokens from 0, and a stream without usage waits.
+        ('openlit.instrumentation.groq', '', 'groq', traceloop, 1, official_models, '', '', 5, 'openlit 1.45.0 and 1.40.3 over groq 1.7.0', included),
+        ('openlit.instrumentation.mistral', '', 'mistral_ai', traceloop, 1, official_models, '', '', 5,
+            'openlit 1.45.0 and 1.40.3 over mistralai 1.12.4', included),
+        ('openlit.instrumentation.cohere', '', 'cohere', traceloop, 1, official_models, '', '', 5,
+            'openlit 1.45.0 and 1.40.3 over cohere 7.3.1', '137 and 61 billed units are reported as 137 input and 61 output'),
         -- LangChain adds up what each event of a stream from Anthropic says, though each says the sum: with langchain-anthropic before 0.3.19 the
         -- first and the last, later all of the message_delta events. Nothing tells it. OpenInference reports a total of streams only.
         ('opentelemetry.instrumentation.genai.langchain', '1.3', 'anthropic', official, 0, official_models, 'gen_ai.request.stream', 'output', 6,
