@@ -25,7 +25,8 @@ from otel_credits._usage import add_texts, attributes_to_read, span_like
 
 # Their internal spans are "http send" and "http receive", several a request, which no one asks who the user was.
 _SERVER_SCOPES = frozenset({"opentelemetry.instrumentation.asgi", "opentelemetry.instrumentation.fastapi"})
-_llm_calls = KnownNames(lambda name: name == OPENINFERENCE_KIND or name.startswith(GENAI_PREFIXES))
+# What a usage says of itself, and the GenAI and OpenInference conventions.
+_usages = KnownNames(lambda name: name in (ACTION_TYPE, OPENINFERENCE_KIND) or name.startswith(GENAI_PREFIXES))
 
 
 class CreditsSpanProcessor(SpanProcessor):
@@ -53,12 +54,12 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            present = attributes_to_read(span)
-            if not span.dropped_attributes and not is_wanted(span, present, self._settings()):
+            settings, present = self._settings(), attributes_to_read(span)
+            if not settings.forward_spans and not _usages.among(present) and not span.dropped_attributes:
                 return
             lost = _lost_attributes(span, present)
             attributes: Mapping[str, Any] = {**lost, **present} if lost else present
-            if is_wanted(span, attributes, self._settings()):
+            if is_wanted(span, attributes, settings):
                 self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
@@ -74,7 +75,7 @@ def is_wanted(span: ReadableSpan, attributes: Mapping[str, object], settings: Se
     """Whether a span is usage, or may be to the aggregator."""
     if span.kind in settings.forward_spans or ACTION_TYPE in attributes:
         return True
-    return settings.charge_genai and may_be_llm_call(attributes)
+    return settings.charge_genai and _usages.among(attributes)
 
 
 def _scope_of(span: ReadableSpan) -> str:
@@ -90,11 +91,6 @@ def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:
     missing = {name: user for name in (USER_ID, CREDITS_USER_ID) if name not in present}
     if missing:
         span.set_attributes(missing)
-
-
-def may_be_llm_call(attributes: Mapping[str, object]) -> bool:
-    """Whether a span has an attribute of the GenAI or OpenInference conventions."""
-    return _llm_calls.among(attributes)
 
 
 def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any]) -> dict[str, Any]:
