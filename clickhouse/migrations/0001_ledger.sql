@@ -129,7 +129,8 @@ CREATE TABLE IF NOT EXISTS credit_corrections
     difference Decimal(38, 12) COMMENT 'what was added to the total',
     corrected_by String,
     comment String COMMENT 'why',
-    corrected_at DateTime64(6, 'UTC')
+    corrected_at DateTime64(6, 'UTC'),
+    insert_id UUID COMMENT 'the insert that brought it: if a total has not got it, the next correction inserts it again, under the same token'
 )
 ENGINE = MergeTree
 ORDER BY (user_id, month, corrected_at)

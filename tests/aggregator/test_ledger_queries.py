@@ -27,6 +27,8 @@ _PARAMETERS = {
     "grant_id": "g",
     "rule_id": "r",
     "month": "2026-01-01",
+    "insert_id": str(UUID(int=1)),
+    "of_balance": True,
 }
 
 

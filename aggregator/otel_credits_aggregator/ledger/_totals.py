@@ -7,12 +7,10 @@ no batch and no grant of this server is under way, and only what differs each ti
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from typing import TypeVar
-from uuid import uuid4
 
+from otel_credits_aggregator.ledger._corrections import correct, differences, key_of
 from otel_credits_aggregator.ledger._grants import Grants
 from otel_credits_aggregator.ledger._queries import named_query, named_statements
 from otel_credits_aggregator.ledger._ranges import ranges, stored_ranges
@@ -26,25 +24,11 @@ from otel_credits_aggregator.store import Client, rows
 __all__ = ["Totals"]
 
 T = TypeVar("T")
-_Key = tuple[object, ...]
 
 # With several aggregators on one store, the others go on while this one pauses: so a difference is looked at several times.
 _LOOKS = 5
 _LOOK_INTERVAL_S = 0.3
 _USERS_AT_ONCE = 1_000
-_CORRECTED = (
-    "user_id",
-    "month",
-    "action_type",
-    "model",
-    "total",
-    "before",
-    "after",
-    "difference",
-    "corrected_by",
-    "comment",
-    "corrected_at",
-)
 
 
 class Totals:
@@ -72,7 +56,7 @@ class Totals:
         corrections: list[Correction] = []
         for start in range(0, len(users), _USERS_AT_ONCE):
             some = users[start : start + _USERS_AT_ONCE]
-            corrections += self._undisturbed(partial(_correct, users=some, fix=fix))
+            corrections += self._undisturbed(partial(correct, users=some, fix=fix))
         return corrections
 
     def rebuild(self) -> Rebuilt:
@@ -96,7 +80,7 @@ class Totals:
         for number in range(_LOOKS):
             if number:
                 time.sleep(_LOOK_INTERVAL_S)
-            looks.append({_key(row): row for row in self._look(users)})
+            looks.append({key_of(row): row for row in self._look(users)})
             if not looks[-1]:
                 return []
         return [row for key, row in looks[-1].items() if _stays([look.get(key) for look in looks])]
@@ -104,7 +88,7 @@ class Totals:
     def _look(self, users: Sequence[str]) -> list[Difference]:
         if self._server is None:
             return self._store.read_all(Difference, "reconcile", users=list(users), after="", until="")
-        return self._undisturbed(lambda client: _differences(client, users))
+        return self._undisturbed(lambda client: differences(client, users))
 
     def _undisturbed(self, work: Callable[[Client], T]) -> T:
         """Does it while no batch and no grant of this server is under way."""
@@ -112,41 +96,9 @@ class Totals:
         return undisturbed(self._server, self._grants.lock, work)
 
 
-def _key(row: Difference) -> _Key:
-    return (row.user_id, row.month, row.action_type, row.model, row.total)
-
-
 def _stays(seen: Sequence[Difference | None]) -> bool:
     amounts = Counter(row.expected - row.found for row in seen if row is not None)
     return None not in seen and max(amounts.values()) > 1
-
-
-def _differences(client: Client, users: Sequence[str]) -> list[Difference]:
-    found = rows(client, named_query("reconcile"), {"users": list(users), "after": "", "until": ""}, **LONG_READS)
-    return [Difference.model_validate(row) for row in found]
-
-
-def _correct(client: Client, users: Sequence[str], fix: Fix) -> list[Correction]:
-    """Inserts what is missing (or too much) into the corrections, from where views add it to the totals."""
-    by = fix.corrected_by or "unknown"
-    now = datetime.now(UTC)
-    corrections = [
-        Correction(**row.model_dump(), corrected_by=by, comment=fix.comment) for row in _differences(client, users)
-    ]
-    if corrections:
-        client.insert(
-            "credit_corrections",
-            [_row(correction, now) for correction in corrections],
-            column_names=_CORRECTED,
-            settings={"async_insert": 0, "insert_deduplication_token": str(uuid4())},
-        )
-    return corrections
-
-
-def _row(correction: Correction, now: datetime) -> tuple[object, ...]:
-    before, after = correction.found, correction.expected
-    difference: Decimal = after - before
-    return (*_key(correction), before, after, difference, correction.corrected_by, correction.comment, now)
 
 
 def _rebuild(client: Client) -> Rebuilt:
