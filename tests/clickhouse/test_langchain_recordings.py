@@ -4,9 +4,12 @@ LangChain adds up what each event of a stream from Anthropic says of its usage, 
 OpenLLMetry adds up what each of several answers to one call says.
 """
 
+from decimal import Decimal
+
 import pytest
+from otel_credits_aggregator.replay import replay_batch, run_replay
 from support.chain import Chain
-from support.more_recordings import CASES, Charged, bill, charge
+from support.more_recordings import CASES, PRICES, Charged, bill, charge, charge_requests, spans_of
 
 # `old_` is langchain-anthropic 0.3.12. `before` and `twice`: usage as Anthropic's API told it once, and in two events.
 ADDED_UP = {
@@ -64,4 +67,30 @@ def test_what_is_told_once_is_charged(charged: dict[str, Charged]) -> None:
     assert len(CHARGED) > 10
     assert {case: (dict(charged[case].units), charged[case].reasons) for case in CHARGED} == {
         case: (bill(case), []) for case in CHARGED
+    }
+
+
+def test_a_replay_decides_the_same(chain: Chain) -> None:
+    """What came before there was any price is charged, or waits again, as if it came now, although no answer was kept."""
+    cases = [*WAITS, *CHARGED, *(case for case in CASES if case.startswith("openlit-"))]
+    sent = [(case, spans_of(case) or b"") for case in cases]
+    charge_requests(chain, sent, {("another", "call"): Decimal(1)})
+    assert not chain.events()
+    rows = [["*", unit, price, 0] for unit, price in PRICES.items()]
+    columns = ["model", "unit", "credits_per_unit", "effective_from"]
+    chain.client.insert("credit_action_costs", rows, column_names=columns)
+    waiting = chain.rows("SELECT toString(quarantine_id) AS id FROM credit_quarantine ORDER BY received_at, id")
+    run_replay(chain.client, replay_batch([row["id"] for row in waiting]))
+    found = by_payer(chain)
+    chain.empty()
+    charge(chain, cases)
+    assert len(found) > len(CHARGED)
+    assert found == by_payer(chain)
+
+
+def by_payer(chain: Chain) -> dict[str, dict[str, int]]:
+    """What each case was charged, in tokens by unit."""
+    return {
+        event["user_id"]: {unit: int(n) for unit, n in event["units"].items() if n and unit != "reasoning_token"}
+        for event in chain.events()
     }
