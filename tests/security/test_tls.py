@@ -110,13 +110,13 @@ def exporter(to: TlsAggregator, transport: str, trust: Path, certificate: Path |
         credentials = grpc.ssl_channel_credentials(
             trust.read_bytes(), key.read_bytes() if key else None, certificate.read_bytes() if certificate else None
         )
-        return GrpcSpans(f"https://127.0.0.1:{to.grpc_port}", credentials=credentials, timeout=5)
+        return GrpcSpans(f"https://127.0.0.1:{to.grpc_port}", credentials=credentials, timeout=30)
     return HttpSpans(
         f"https://127.0.0.1:{to.http_port}/v1/traces",
         certificate_file=str(trust),
         client_certificate_file=str(certificate) if certificate else None,
         client_key_file=str(key) if key else None,
-        timeout=5,
+        timeout=30,
     )
 
 
@@ -231,7 +231,7 @@ def reached(to: TlsAggregator, files: Files) -> dict[str, bool]:
         f"127.0.0.1:{to.grpc_port}", grpc.ssl_channel_credentials(*(part.read_bytes() for part in parts))
     )
     try:
-        grpc.channel_ready_future(channel).result(timeout=5)
+        grpc.channel_ready_future(channel).result(timeout=30)
         found["grpc"] = True
     except grpc.FutureTimeoutError:
         found["grpc"] = False

@@ -50,7 +50,7 @@ def serving(
 def answers(url: str) -> bool:
     """Whether something answers."""
     try:
-        httpx.get(f"{url}/docs", timeout=2)
+        httpx.get(f"{url}/docs", timeout=10)
     except httpx.TransportError:
         return False
     return True
