@@ -57,7 +57,7 @@ GOLDEN: Mapping[Convention, str] = {
     ("openlit.instrumentation.groq", "", "groq"): "cache_read plain reasoning stream",
     ("openlit.instrumentation.mistral", "", "mistral_ai"): "cache_read embeddings plain stream",
     ("openlit.instrumentation.openai", "", ""): "cache_read embeddings plain reasoning stream",
-    ("opentelemetry.instrumentation.anthropic", "0.33", ""): "cache_read plain write_5m",
+    ("opentelemetry.instrumentation.anthropic", "0.33.5", ""): "cache_read plain write_5m",
     ("opentelemetry.instrumentation.anthropic", "0.62", ""): "cache_read plain write_5m",
     ("opentelemetry.instrumentation.bedrock", "0.62", "aws.bedrock"): "cache_read plain write_5m",
     (
@@ -85,7 +85,7 @@ GOLDEN: Mapping[Convention, str] = {
     ("opentelemetry.instrumentation.groq", "0.62", "groq"): "cache_read plain reasoning stream",
     ("opentelemetry.instrumentation.langchain", "0.62", "openai"): "cache_read plain reasoning stream write_5m",
     ("opentelemetry.instrumentation.mistralai", "0.62", "mistralai"): "cache_read plain stream",
-    ("opentelemetry.instrumentation.openai.v1", "0.33", ""): "plain",
+    ("opentelemetry.instrumentation.openai.v1", "0.33", ""): "embeddings plain",
     (
         "opentelemetry.instrumentation.openai.v1",
         "0.62",
@@ -93,8 +93,9 @@ GOLDEN: Mapping[Convention, str] = {
     ): "cache_read embeddings flex plain priority reasoning stream",
     ("opentelemetry.instrumentation.openai_agents", "0.62", "openai"): "cache_read plain reasoning stream",
     ("opentelemetry.instrumentation.openai_v2", "", ""): "embeddings plain",
+    ("opentelemetry.util.genai.handler", "", "openai"): "cache_read embeddings plain reasoning",
     ("pydantic-ai", "2", "anthropic"): "cache_read plain stream write_1h write_5m",
-    ("pydantic-ai", "2", "openai"): "cache_read plain reasoning stream",
+    ("pydantic-ai", "2", "openai"): "cache_read embeddings plain reasoning stream",
 }
 # Rows without a golden case, and why.
 NOT_GOLDEN: Mapping[Convention, str] = {
@@ -104,7 +105,6 @@ NOT_GOLDEN: Mapping[Convention, str] = {
         "2.2",
         "mistralai",
     ): "cached tokens are on no attribute, so that all of it waits",
-    ("opentelemetry.util.genai.handler", "", "openai"): "recorded here is only a stream without usage, which waits",
 }
 # Recordings that no price list has a line for.
 NO_PRICE = {
@@ -124,6 +124,9 @@ UNTOLD = {
         "ga-langchain.anthropic_1h",
         "ollm-anthropic.both_lifetimes",
         "ollm-anthropic.only_1h",
+        "ollm-anthropic.old0.33.5_both_lifetimes",
+        "own-pydantic.old2.0.0_anthropic_1h",
+        "own-pydantic.old2.0.0_anthropic_both_lifetimes_stream",
         "ollm-anthropic.bedrock_client",
     ),
     "the service tier": (

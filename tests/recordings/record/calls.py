@@ -230,6 +230,17 @@ def _agent(url: str, model: str) -> Any:
     return Agent(OpenAIChatModel(model, provider=OpenAIProvider(openai_client=client)))
 
 
+def _embedder(url: str) -> None:
+    from openai import AsyncOpenAI
+    from pydantic_ai import Embedder
+    from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    client = AsyncOpenAI(api_key="x", base_url=f"{url}/v1", max_retries=0)
+    model = OpenAIEmbeddingModel(GPT_EMBED, provider=OpenAIProvider(openai_client=client))
+    asyncio.run(Embedder(model).embed_query("hi"))
+
+
 def _agent_run(url: str, model: str) -> None:
     asyncio.run(_agent(url, model).run("hi"))
 
@@ -289,6 +300,7 @@ CALLS: Mapping[str, Mapping[str, Call]] = {
         "openai_cached": Call(lambda url: _agent_run(url, GPT), CACHED),
         "openai_flex": Call(lambda url: _agent_run(url, GPT), FLEX),
         "openai_stream": Call(lambda url: _agent_stream(url, GPT), CACHED),
+        "openai_embeddings": Call(_embedder, EMBEDDED),
     },
     "google": {
         "afc": Call(lambda url: _gemini_now(url, weather), (ASKED, TOLD)),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from calls import BOTH_CACHES, CACHED, CLAUDE, GPT, Call, drained
+from calls import BOTH_CACHES, CACHED, CLAUDE, EMBEDDED, GPT, GPT_EMBED, Call, drained
 
 
 def _chat_claude(url: str, **more: Any) -> Any:
@@ -31,6 +31,15 @@ def _chat_gpt(url: str, **more: Any) -> Any:
     from langchain_openai import ChatOpenAI
 
     return ChatOpenAI(model=GPT, api_key="x", base_url=f"{url}/v1", max_retries=0, **more)
+
+
+def _embeddings(url: str) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    # Or it asks the network how tokens are counted.
+    return OpenAIEmbeddings(
+        model=GPT_EMBED, api_key="x", base_url=f"{url}/v1", max_retries=0, check_embedding_ctx_length=False
+    )
 
 
 def _hidden(url: str, **more: Any) -> None:
@@ -71,6 +80,9 @@ CHAINS: Mapping[str, Mapping[str, Call]] = {
         **_claude_streams(),
         "gpt": Call(lambda url: _chat_gpt(url).invoke("hi"), CACHED),
         "gpt_stream": Call(lambda url: drained(_chat_gpt(url, stream_usage=True).stream("hi")), CACHED),
+        "embed_query": Call(lambda url: _embeddings(url).embed_query("hi"), EMBEDDED),
+        "embed_documents": Call(lambda url: _embeddings(url).embed_documents(["hi", "ho"]), EMBEDDED),
+        "embed_async": Call(lambda url: asyncio.run(_embeddings(url).aembed_query("hi")), EMBEDDED),
         "gpt_two": Call(lambda url: _chat_gpt(f"{url}/two", n=2).invoke("hi"), CACHED),
         "gpt_two_plain": Call(lambda url: _chat_gpt(f"{url}/two", n=2).invoke("hi")),
         "gpt_hidden": Call(_hidden),

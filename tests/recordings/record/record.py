@@ -38,8 +38,33 @@ from support.llm_server import LlmServer, Served  # noqa: E402
 from wire import speak  # noqa: E402
 
 # Emitter and SDK: the package, and its instrumentor. `own`: the SDK's own spans, which need no other package.
+_OPENAI = {
+    "ga": (
+        "opentelemetry-instrumentation-genai-openai",
+        "opentelemetry.instrumentation.genai.openai:OpenAIInstrumentor",
+    ),
+    "oi": ("openinference-instrumentation-openai", "openinference.instrumentation.openai:OpenAIInstrumentor"),
+    "ollm": ("opentelemetry-instrumentation-openai", "opentelemetry.instrumentation.openai:OpenAIInstrumentor"),
+    "v2": ("opentelemetry-instrumentation-openai-v2", "opentelemetry.instrumentation.openai_v2:OpenAIInstrumentor"),
+}
+_ANTHROPIC = {
+    "ga": (
+        "opentelemetry-instrumentation-genai-anthropic",
+        "opentelemetry.instrumentation.genai.anthropic:AnthropicInstrumentor",
+    ),
+    "oi": (
+        "openinference-instrumentation-anthropic",
+        "openinference.instrumentation.anthropic:AnthropicInstrumentor",
+    ),
+    "ollm": (
+        "opentelemetry-instrumentation-anthropic",
+        "opentelemetry.instrumentation.anthropic:AnthropicInstrumentor",
+    ),
+}
 EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "ollm": {
+        "openai": _OPENAI["ollm"],
+        "anthropic": _ANTHROPIC["ollm"],
         "groq": ("opentelemetry-instrumentation-groq", "opentelemetry.instrumentation.groq:GroqInstrumentor"),
         "mistral": (
             "opentelemetry-instrumentation-mistralai",
@@ -56,6 +81,8 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
     },
     "oi": {
+        "openai": _OPENAI["oi"],
+        "anthropic": _ANTHROPIC["oi"],
         "groq": ("openinference-instrumentation-groq", "openinference.instrumentation.groq:GroqInstrumentor"),
         "mistral": (
             "openinference-instrumentation-mistralai",
@@ -75,6 +102,8 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         ),
     },
     "ga": {
+        "openai": _OPENAI["ga"],
+        "anthropic": _ANTHROPIC["ga"],
         "google": (
             "opentelemetry-instrumentation-google-genai",
             "opentelemetry.instrumentation.google_genai:GoogleGenAiSdkInstrumentor",
@@ -84,6 +113,9 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "opentelemetry.instrumentation.genai.langchain:LangChainInstrumentor",
         ),
     },
+    "v2": {"openai": _OPENAI["v2"]},
+    # What a framework calls.
+    **{f"{name}-openai": {"langchain": instrumentor} for name, instrumentor in _OPENAI.items()},
     "logfire": dict.fromkeys(("anthropic", "openai", "pydantic"), ("logfire", "")),
     # PydanticAI's own spans, in each of its formats; the one by default is `own`.
     **{f"format{number}": {"pydantic": ("pydantic-ai-slim", str(number))} for number in range(1, 7)},
@@ -156,7 +188,10 @@ def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
     if package == "pydantic-ai-slim":
         agents = importlib.import_module("pydantic_ai")
         chosen = {"version": int(how)} if how else {}
-        agents.Agent.instrument_all(agents.InstrumentationSettings(tracer_provider=provider, **chosen))
+        settings = agents.InstrumentationSettings(tracer_provider=provider, **chosen)
+        agents.Agent.instrument_all(settings)
+        if hasattr(agents, "Embedder"):
+            agents.Embedder.instrument_all(settings)
     elif emitter == "own":
         litellm = importlib.import_module("litellm")
         otel = importlib.import_module("litellm.integrations.opentelemetry")
