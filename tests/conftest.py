@@ -13,7 +13,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Folders with files that take long. Begun first, so that no core waits for the last of them at the end.
 _LONG_FIRST = ("chaos", "benchmarks", "e2e", "security", "aggregator", "instrumentation")
 
-pytest_plugins = ("support.store", "support.chain", "support.clickhouse_http.fixture")
+pytest_plugins = ("support.store", "support.chain", "support.clickhouse_http.fixture", "support.explicit_calls")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
