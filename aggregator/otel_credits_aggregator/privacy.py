@@ -43,7 +43,7 @@ _RULE_TEXT_BYTES_MAX: Final = 256
 _SAID: Final = re.compile(
     r"prompt|completion|message|content|instruction|(^|[._])(input|output|text|body|arguments?|documents?|answer|question)([._]|$)"
 )
-# The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id.
+# The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id and of more.
 _ANSWER: Final = "output.value"
 
 
@@ -117,22 +117,49 @@ def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
     for span in spans:
         for one in span.attributes:
             if one.key == _ANSWER.encode():
-                one.value.string_value = _response_id_alone(one.value.string_value)
+                one.value.string_value = _told_alone(one.value.string_value)
         _keep(span.attributes, kept | {_ANSWER}, KEPT_PREFIXES)
         _clear_notes(span)
 
 
-def _response_id_alone(answer: bytes) -> bytes:
-    """The JSON of an answer with nothing but the provider's response id, in the place where the chain looks for it."""
+def _told_alone(answer: bytes) -> bytes:
+    """The JSON of an answer with nothing but what the chain reads there, in the places where it looks for it: the provider's
+    response id, the service tier, how long cache writes live, and that there were further calls."""
     try:
         read = json.loads(answer)
         if {"id", "usage", "model"} <= read.keys():
-            alone = {"id": _word(read["id"]), "usage": {}, "model": ""}
+            alone = _words(read, "id", "service_tier") | {
+                "model": "",
+                "usage": _words(read["usage"] or {}, "service_tier"),
+            }
+            alone["usage"]["cache_creation"] = _hour_writes((read["usage"] or {}).get("cache_creation"))
+        elif "usage_metadata" in read:
+            history: list[Any] = [{}] if read.get("automatic_function_calling_history") else []
+            alone = _words(read, "response_id") | {"usage_metadata": {}, "automatic_function_calling_history": history}
         else:
-            alone = {"llm_output": {"id": _word(read["llm_output"]["id"])}}
+            alone = {"llm_output": _words(read["llm_output"], "id", "service_tier"), **_of_generation(read)}
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return b""
     return json.dumps(alone).encode()
+
+
+def _of_generation(read: Any) -> dict[str, Any]:
+    try:
+        details = read["generations"][0][0]["message"]["kwargs"]["usage_metadata"]["input_token_details"]
+    except (KeyError, TypeError, IndexError):
+        return {}
+    return {
+        "generations": [[{"message": {"kwargs": {"usage_metadata": {"input_token_details": _hour_writes(details)}}}}]]
+    }
+
+
+def _hour_writes(counts: Any) -> dict[str, int]:
+    count = counts.get("ephemeral_1h_input_tokens") if isinstance(counts, dict) else None
+    return {"ephemeral_1h_input_tokens": count} if isinstance(count, int) else {}
+
+
+def _words(read: Any, *names: str) -> dict[str, Any]:
+    return {name: _word(read.get(name)) for name in names}
 
 
 def _word(value: object) -> str:

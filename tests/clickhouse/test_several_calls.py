@@ -1,11 +1,15 @@
 """Google's SDK calls Python functions itself, and the model again with what they returned: one span of several calls, with the
 counts of the last one."""
 
+from decimal import Decimal
+
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from otel_credits_aggregator.otlp import Signal
+from otel_credits_aggregator.privacy import stripped
 from otel_credits_aggregator.replay import replay_batch, run_replay
 from support.chain import Chain
-from support.more_recordings import bill, charge, spans_of
+from support.more_recordings import CASES, Charged, bill, charge, charge_requests, spans_of
 
 ASKED = ("afc", "afc_async", "afc_async_sync_tool", "afc_stream", "afc_async_stream", "afc_thrice")
 # Functions that the model may ask for, but that it did not, or that someone else calls.
@@ -98,3 +102,16 @@ def test_a_replay_knows_what_only_the_answer_told(chain: Chain) -> None:
         for event in chain.events()
     }
     assert found == {case: bill(case) for case in wanted}
+
+
+def test_a_request_that_was_kept_raw_is_charged_like_the_original(chain: Chain) -> None:
+    """Of a recording without what was said, as a request is kept that the store refused, the charges are those of the whole."""
+    told = [(case, payload) for case in CASES if case.startswith("oi-") and (payload := spans_of(case)) is not None]
+    whole = _charges(charge_requests(chain, told))
+    chain.empty()
+    kept = [(case, stripped(Signal.TRACES, payload, ())) for case, payload in told]
+    assert _charges(charge_requests(chain, kept)) == whole
+
+
+def _charges(found: dict[str, Charged]) -> dict[str, tuple[dict[str, Decimal], set[str]]]:
+    return {case: (dict(charged.units), set(charged.reasons)) for case, charged in found.items()}
