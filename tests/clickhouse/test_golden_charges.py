@@ -141,6 +141,11 @@ UNTOLD = {
         "own-pydantic.anthropic_priority",
         "own-pydantic.openai_flex",
     ),
+    "what Gemini's own tools add": (
+        "ga-google.url_context",
+        "ga__oi-google.url_context",
+        "oi__ga-google.url_context",
+    ),
     "the region": (
         "oi-bedrock.invoke",
         "oi-bedrock.invoke_cached",

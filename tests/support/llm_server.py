@@ -46,6 +46,8 @@ class Usage:
     break_after: int | None = None
     # Answer with an error of the API instead.
     error_status: int | None = None
+    # What the provider's own tools add to the prompt, beside `input` (Gemini: url_context).
+    tool_use: int = 0
     # The service tier that the answer names.
     tier: str = ""
     # The function that the model asks to be called, in the place of an answer (Gemini).

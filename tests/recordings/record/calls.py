@@ -168,6 +168,13 @@ def _gemini_chat(url: str, stream: bool) -> None:
     drained(chat.send_message_stream("hi")) if stream else chat.send_message("hi")
 
 
+def _gemini_url_context(url: str) -> None:
+    """A tool of Gemini's own, whose text is billed as input."""
+    from google.genai import types
+
+    _gemini_now(url, types.Tool(url_context=types.UrlContext()))
+
+
 def _gemini_off(url: str) -> None:
     """A Python function, but the caller calls it."""
     from google.genai import types
@@ -314,6 +321,7 @@ CALLS: Mapping[str, Mapping[str, Call]] = {
         "afc_not_asked": Call(lambda url: _gemini_now(url, weather), CACHED),
         "afc_not_asked_stream": Call(lambda url: _gemini_stream(url, weather), CACHED),
         "afc_off": Call(_gemini_off, ASKED),
+        "url_context": Call(_gemini_url_context, replace(PLAIN, tool_use=300)),
         "declared": Call(lambda url: _gemini_now(url, _declared()), ASKED),
         "declared_stream": Call(lambda url: _gemini_stream(url, _declared()), ASKED),
         "plain": Call(_gemini_now),

@@ -235,7 +235,8 @@ def truth(served: Served) -> dict[str, Any]:
     provider, _, api = served.api.partition("-")
     usage = served.usage
     counts = {
-        "input": usage.input,
+        "input": usage.input + usage.tool_use,
+        "tool_use": usage.tool_use,
         "cache_read": usage.cache_read,
         "write_5m": usage.cache_write - usage.cache_write_1h,
         "write_1h": usage.cache_write_1h,

@@ -131,10 +131,11 @@ def _gemini_usage(usage: Usage) -> dict[str, Any]:
     found = {
         "promptTokenCount": usage.input + usage.cache_read,
         "candidatesTokenCount": usage.output - usage.reasoning,
-        "totalTokenCount": usage.input + usage.cache_read + usage.output,
+        "totalTokenCount": usage.input + usage.cache_read + usage.tool_use + usage.output,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input + usage.cache_read}],
     }
     counts = {"cachedContentTokenCount": usage.cache_read, "thoughtsTokenCount": usage.reasoning}
+    counts["toolUsePromptTokenCount"] = usage.tool_use
     return found | {name: number for name, number in counts.items() if number}
 
 
