@@ -45,6 +45,8 @@ _SAID: Final = re.compile(
 )
 # The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id and of more.
 _ANSWER: Final = "output.value"
+# The answers that OpenLLMetry's LangChain reports, of which the chain reads how many there are.
+_ANSWERS: Final = "gen_ai.output.messages"
 
 
 def stripped(signal: Signal, payload: bytes, wanted: Sequence[str]) -> bytes:
@@ -118,7 +120,9 @@ def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
         for one in span.attributes:
             if one.key == _ANSWER.encode():
                 one.value.string_value = _told_alone(one.value.string_value)
-        _keep(span.attributes, kept | {_ANSWER}, KEPT_PREFIXES)
+            elif one.key == _ANSWERS.encode():
+                one.value.string_value = _how_many(one.value.string_value)
+        _keep(span.attributes, kept | {_ANSWER, _ANSWERS}, KEPT_PREFIXES)
         _clear_notes(span)
 
 
@@ -141,6 +145,15 @@ def _told_alone(answer: bytes) -> bytes:
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return b""
     return json.dumps(alone).encode()
+
+
+def _how_many(answers: bytes) -> bytes:
+    """A JSON list of as many empty objects as there are answers."""
+    try:
+        read = json.loads(answers)
+    except (ValueError, RecursionError):
+        return b""
+    return json.dumps([{}] * len(read)).encode() if isinstance(read, list) else b""
 
 
 def _of_generation(read: Any) -> dict[str, Any]:

@@ -106,7 +106,11 @@ def test_a_replay_knows_what_only_the_answer_told(chain: Chain) -> None:
 
 def test_a_request_that_was_kept_raw_is_charged_like_the_original(chain: Chain) -> None:
     """Of a recording without what was said, as a request is kept that the store refused, the charges are those of the whole."""
-    told = [(case, payload) for case in CASES if case.startswith("oi-") and (payload := spans_of(case)) is not None]
+    told = [
+        (case, payload)
+        for case in CASES
+        if case.startswith(("oi-", "ollm-langchain", "openlit-")) and (payload := spans_of(case)) is not None
+    ]
     whole = _charges(charge_requests(chain, told))
     chain.empty()
     kept = [(case, stripped(Signal.TRACES, payload, ())) for case, payload in told]
