@@ -18,6 +18,7 @@ from support.accounting import assert_exact, settle
 from support.otlp_build import AMOUNT, USER, traces, usage_span
 from support.otlp_clients import post
 from support.processes import AggregatorProcess, clean_environment, free_port, wait_until
+from support.samples import others_long
 
 USERS = 3
 SPANS = 30
@@ -165,6 +166,7 @@ def test_what_waits_in_the_spool_is_in_a_backup(tmp_path: Path) -> None:
         assert_exact(restored, expected(len(sent)))
 
 
+@pytest.mark.long
 def test_tokens_are_in_a_backup(tmp_path: Path) -> None:
     """Who may do what is restored, readable by its owner alone; tokens that are in the new folder already stay."""
     live, backup = tmp_path / "live", tmp_path / "backup"
@@ -226,6 +228,7 @@ def test_half_of_a_batch_is_not_backed_up(stopped: Path, tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [data_dir]
 
 
+@pytest.mark.long
 def test_a_restore_goes_only_into_an_empty_folder(stopped: Path, backup: Path, tmp_path: Path) -> None:
     """A ledger that is there is never touched, also not by a restore beside a server that runs."""
     assert "not empty (store)" in refused("restore", backup, data_dir=stopped)
@@ -241,7 +244,7 @@ def test_a_restore_goes_only_into_an_empty_folder(stopped: Path, backup: Path, t
     assert row["current_balance"] == "5"
 
 
-@pytest.mark.parametrize("harm", ["missing", "changed", "manifest", "newer"])
+@pytest.mark.parametrize("harm", others_long(["missing", "changed", "manifest", "newer"], short={"changed"}))
 def test_a_damaged_backup_is_not_restored(backup: Path, tmp_path: Path, harm: str) -> None:
     """A backup of which a file is missing or changed, or which a newer version wrote, leaves the folder empty and says why."""
     damaged, data_dir = tmp_path / "damaged", tmp_path / "data"

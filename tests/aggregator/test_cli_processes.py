@@ -116,6 +116,7 @@ def test_only_the_named_server_is_asked(tmp_path: Path) -> None:
     assert _otel_credits("balance", "u", cwd=tmp_path).returncode == 1
 
 
+@pytest.mark.long
 def test_a_server_of_another_store_is_not_asked(aggregator: AggregatorProcess, tmp_path: Path, user: str) -> None:
     """If the settings name a store, a server that happens to run on the port and serves another one is left alone."""
     env = {"OTEL_CREDITS_DATA_DIR": str(tmp_path / "mine"), "OTEL_CREDITS_API_PORT": str(aggregator.api_port)}
@@ -152,6 +153,7 @@ def test_another_service_is_not_taken_for_ours(tmp_path: Path) -> None:
     assert (result.returncode, "there is no store" in result.stderr) == (1, True)
 
 
+@pytest.mark.long
 def test_a_server_store_is_used_directly(clickhouse_http_dsn: str, tmp_path: Path) -> None:
     """With a ClickHouse server as the store, the command needs no aggregator."""
     env = {"OTEL_CREDITS_STORE": clickhouse_http_dsn}

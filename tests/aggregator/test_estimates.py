@@ -57,6 +57,7 @@ def replay(receiver: AggregatorProcess, **which: str) -> None:
     receiver.request("POST", "/api/v1/quarantine/replay", params=which)
 
 
+@pytest.mark.long
 def test_a_broken_stream_is_held_and_charged_when_the_policy_changes(tmp_path: Path, server: LlmServer) -> None:
     """The estimate of a real stream waits, also when it is replayed; after a restart with another policy it is charged once."""
     with aggregator(tmp_path, "quarantine") as receiver:
@@ -73,6 +74,7 @@ def test_a_broken_stream_is_held_and_charged_when_the_policy_changes(tmp_path: P
         assert_exact(receiver, {"ada": PRICE})
 
 
+@pytest.mark.long
 def test_who_names_estimates_decides_to_charge_them(tmp_path: Path) -> None:
     """Whatever the setting is, a replay of this reason, or of one event, charges once; none drops what was held."""
     spans = [usage_span({ESTIMATED: True, USER: user, AMOUNT: "2"}) for user in ("ada", "bob")]

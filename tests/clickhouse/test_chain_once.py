@@ -275,6 +275,7 @@ def completed(chain: Chain, subsets: list[frozenset[str]]) -> dict[frozenset[str
     return result
 
 
+@pytest.mark.long
 def test_a_half_applied_batch_is_completed(chain: Chain) -> None:
     """A batch that reached only some of its tables is completed by a repetition, and no table gets anything twice."""
     assert not [subset for subset, right in completed(chain, [*IN_ORDER, *AGAINST_IT, *ALONE]).items() if not right]

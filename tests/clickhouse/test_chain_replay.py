@@ -45,6 +45,7 @@ from support.otlp_build import (
     traces,
     usage_span,
 )
+from support.samples import others_long
 
 
 def set_price(chain: Chain, credits: str, unit: str) -> None:
@@ -228,7 +229,7 @@ def repeat_after(statements: int) -> Callable[[Chain, Any], None]:
     return run
 
 
-@pytest.mark.parametrize("statements", [0, 1, 2])
+@pytest.mark.parametrize("statements", others_long([0, 1, 2], short=[1]))
 def test_a_replay_that_is_cut_off_is_completed(chain: Chain, statements: int) -> None:
     """A replay that is killed between its statements and repeated leaves exactly what an undisturbed one does."""
     usages = waiting()
@@ -241,7 +242,10 @@ def test_a_replay_that_is_cut_off_is_completed(chain: Chain, statements: int) ->
     chain.assert_sums_agree()
 
 
-@pytest.mark.parametrize("treatment", [Treatment(), Treatment(ASSIGN, "ada"), Treatment(DISCARD)])
+TREATMENTS = [Treatment(), Treatment(ASSIGN, "ada"), Treatment(DISCARD)]
+
+
+@pytest.mark.parametrize("treatment", others_long(TREATMENTS, short=TREATMENTS[:1]))
 @pytest.mark.parametrize("statements", [1, 2])
 def test_a_merge_before_the_repetition_changes_nothing(chain: Chain, statements: int, treatment: Treatment) -> None:
     """A treatment that was cut off is completed, not repeated, though the quarantine's parts were merged meanwhile."""
@@ -319,7 +323,7 @@ def nameless(number: int = 3) -> list[Span]:
     return [usage_span({USER: None, AMOUNT: str(n + 1)}) for n in range(number)]
 
 
-@pytest.mark.parametrize("statements", [0, 1, 2, 3, None])
+@pytest.mark.parametrize("statements", others_long([0, 1, 2, 3, None], short=[2, None]))
 def test_usage_without_a_user_is_charged_to_whom_it_is_assigned(chain: Chain, statements: int | None) -> None:
     """Assigned usage is charged to its payer once, with a record of who decided, wherever a kill cuts it off."""
     spans = nameless()
@@ -372,7 +376,7 @@ def test_an_assigned_payer_stays(chain: Chain) -> None:
     chain.assert_sums_agree()
 
 
-@pytest.mark.parametrize("statements", [0, 1, 2, None])
+@pytest.mark.parametrize("statements", others_long([0, 1, 2, None], short=[1, None]))
 def test_what_is_discarded_is_counted_and_recorded(chain: Chain, statements: int | None) -> None:
     """Discarded usage is never charged, stays in the accounting, and leaves a record, wherever a kill cuts it off."""
     chain.send(traces(*waiting(), usage_span({USER: None})))

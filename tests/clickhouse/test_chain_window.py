@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from otel_credits_aggregator.lane import Lane, Progress
-from otel_credits_aggregator.ledger._totals import _correct
+from otel_credits_aggregator.ledger._corrections import correct
 from otel_credits_aggregator.ledger.inputs import Fix
 from otel_credits_aggregator.outcomes import Stopping
 from otel_credits_aggregator.spool import Batch
@@ -96,7 +96,7 @@ def test_a_repetition_that_comes_too_late(forgetful: Chain, view: str, caplog: p
     assert (progress.repeated_late, progress.batches) == (1, 1)
     assert "otel-credits reconcile --fix" in caplog.text
     assert {row["user_id"] for row in forgetful.differences()} == {"ada", "eve"}
-    _correct(forgetful.client, ["ada", "eve"], Fix(comment="repeated late"))
+    correct(forgetful.client, ["ada", "eve"], Fix(comment="repeated late"))
     assert forgetful.differences() == []
 
 

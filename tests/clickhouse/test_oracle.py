@@ -142,7 +142,7 @@ def assert_same(chain: Chain, made: Traffic) -> None:
 
 @pytest.mark.timeout(900)
 # Without shrinking, which would take minutes; the long one shrinks.
-@settings(RELAXED, max_examples=12, phases=[Phase.generate])
+@settings(RELAXED, max_examples=8, phases=[Phase.generate])
 @given(made=traffic())
 def test_the_ledger_is_what_the_oracle_says(chain: Chain, made: Traffic) -> None:
     """Whatever is sent, events, charges, quarantine, balances and months are the oracle's, to the last of 12 places."""
@@ -150,7 +150,7 @@ def test_the_ledger_is_what_the_oracle_says(chain: Chain, made: Traffic) -> None
 
 
 @pytest.mark.timeout(900)
-@settings(RELAXED, max_examples=8, phases=[Phase.generate])
+@settings(RELAXED, max_examples=5, phases=[Phase.generate])
 @given(made=call_traffic())
 def test_calls_that_several_spans_tell_of(chain: Chain, made: Traffic) -> None:
     """However the spans of the app and of instrumentations are spread over inserts, the oracle says the same."""

@@ -77,6 +77,7 @@ def test_every_balance_is_what_was_served(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [running.log_path], "the demo left something behind"
 
 
+@pytest.mark.long
 def test_a_difference_in_the_last_decimal_is_a_failure(tmp_path: Path) -> None:
     """A balance that somebody changes by 0.000000000001 while the demo runs is printed with both figures; exit 1."""
     [user] = make_users(1, DemoOptions().seed)

@@ -18,6 +18,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from support.otlp_sink import OtlpSink
 from support.processes import Process, wait_until
+from support.samples import others_long
 
 pytestmark = pytest.mark.redis
 Worker = Callable[..., "Process"]
@@ -58,7 +59,7 @@ def assert_complete(sink: OtlpSink, users: list[str]) -> None:
     assert sum(counts["recorded"] for counts in sink.counters().values()) == len(users)
 
 
-@pytest.mark.parametrize("recycling", ["1", "3"])
+@pytest.mark.parametrize("recycling", others_long(["1", "3"], short={"1"}))
 def test_recycled_children(worker: Worker, tasks: ModuleType, sink: OtlpSink, recycling: str) -> None:
     """Children that end after one task, or three, deliver what they recorded while the worker goes on; a warm shutdown
     delivers the rest."""
@@ -70,8 +71,10 @@ def test_recycled_children(worker: Worker, tasks: ModuleType, sink: OtlpSink, re
     assert_complete(sink, users)
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGINT, signal.SIGINT]], ids=["SIGQUIT", "SIGINT twice"])
-def test_cold_shutdown(worker: Worker, tasks: ModuleType, sink: OtlpSink, signals: list[signal.Signals]) -> None:
+@pytest.mark.parametrize(
+    "signals", others_long([(signal.SIGQUIT,), (signal.SIGINT, signal.SIGINT)], short=[(signal.SIGQUIT,)])
+)
+def test_cold_shutdown(worker: Worker, tasks: ModuleType, sink: OtlpSink, signals: tuple[signal.Signals, ...]) -> None:
     """A worker that is told to end at once, after 20 tasks, delivers the usage of all of them, and ends."""
     with worker("-c", "2", **NO_EXPORT) as process:
         users = run_twenty(tasks)

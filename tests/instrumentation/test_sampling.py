@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.otlp_sink import OtlpSink, SinkSpan
+from support.samples import others_long
 
 PRELUDE = """
     import json, random, sys
@@ -131,7 +132,7 @@ MIXED = """
 """
 
 
-@pytest.mark.parametrize("by", ["code", "environment"])
+@pytest.mark.parametrize("by", others_long(["code", "environment"], short={"environment"}))
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_whatever_is_sampled_all_is_charged(sink: OtlpSink, sampler: str, by: str) -> None:
     """Under every sampler, set by code or by the environment, with parents that are sampled and others that are not:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from support.otlp_sink import OtlpSink
 from support.processes import Process, free_port, wait_until
+from support.samples import others_long
 
 APPS = Path(__file__).parent / "apps"
 REQUESTS = 20
@@ -88,7 +89,7 @@ def assert_all_arrived(sink: OtlpSink, count: int) -> None:
     assert sum(counts["recorded"] for counts in sink.counters().values()) == count
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", others_long([signal.SIGTERM, signal.SIGINT], short=[signal.SIGTERM]))
 def test_uvicorn_workers_stopped(serving: Callable[..., object], sink: OtlpSink, number: signal.Signals) -> None:
     """uvicorn with workers is stopped right after the requests: all usages arrive. (test_fastapi.py stops one alone.)"""
     with serving("uvicorn", "--workers", "2") as server:  # type: ignore[attr-defined]
@@ -118,7 +119,7 @@ def test_uvicorn_reloaded(serving: Callable[..., object], sink: OtlpSink, tmp_pa
 GUNICORN = ("-k", "uvicorn_worker.UvicornWorker", "-w", "2", "--graceful-timeout", "60", "--no-control-socket")
 
 
-@pytest.mark.parametrize("preload", [("--preload",), ()], ids=["forked after set-up", "set up after the fork"])
+@pytest.mark.parametrize("preload", others_long([("--preload",), ()], short=[("--preload",)]))
 def test_gunicorn_stopped(serving: Callable[..., object], sink: OtlpSink, preload: tuple[str, ...]) -> None:
     """gunicorn's workers, forked after the app was set up or before, are stopped right after the requests: all
     usages arrive, each worker under an instance id of its own."""
@@ -144,6 +145,7 @@ def _alive(pids: set[int]) -> bool:
     return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.long
 def test_gunicorn_recycles_workers(serving: Callable[..., object], sink: OtlpSink) -> None:
     """Workers that end by themselves after some requests (`--max-requests`) deliver what they recorded."""
     options = (*GUNICORN, "--preload", "--max-requests", "6")

@@ -20,6 +20,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from support.processes import AggregatorProcess, clean_environment, wait_until
+from support.samples import others_long
 
 TIMEOUT_S = 60.0
 CHARGED_TIMEOUT_S = 60.0
@@ -137,8 +138,8 @@ def test_the_sdk_sends_over_tls(aggregator: TlsAggregator, files: Files, transpo
     wait_until(lambda: aggregator.credits(user) == "1", CHARGED_TIMEOUT_S, "the usage is charged")
 
 
-@pytest.mark.parametrize("transport", ["grpc", "http"])
-@pytest.mark.parametrize("shown", ["nothing", "a stranger's"])
+@pytest.mark.parametrize("transport", others_long(["grpc", "http"], short={"grpc"}))
+@pytest.mark.parametrize("shown", others_long(["nothing", "a stranger's"], short={"a stranger's"}))
 def test_mutual_tls_refuses_who_is_not_known(
     aggregator: TlsAggregator, files: Files, transport: str, shown: str
 ) -> None:
@@ -240,6 +241,7 @@ def reached(to: TlsAggregator, files: Files) -> dict[str, bool]:
     return found
 
 
+@pytest.mark.long
 def test_certificates_are_followed(tmp_path: Path) -> None:
     """New files count at all three doors without a restart, for who is let in, too; broken ones change nothing."""
     for name in ("in use", "old", "new"):
