@@ -12,6 +12,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Folders with files that take long. Begun first, so that no core waits for the last of them at the end.
 _LONG_FIRST = ("chaos", "benchmarks", "e2e", "security", "aggregator", "instrumentation")
+# Of the long ones, single tests that take longer than any other.
+_LONGEST = ("test_oracle.py", "test_storm.py")
 
 pytest_plugins = ("support.store", "support.chain", "support.clickhouse_http.fixture", "support.explicit_calls")
 
@@ -20,6 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the folders with the longest tests first."""
 
     def rank(item: pytest.Item) -> int:
+        if item.path.name in _LONGEST and item.get_closest_marker("long"):
+            return -1
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
 

@@ -159,7 +159,7 @@ def test_calls_that_several_spans_tell_of(chain: Chain, made: Traffic) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@settings(RELAXED, max_examples=250, phases=[Phase.generate])
+@settings(RELAXED, max_examples=150, phases=[Phase.generate])
 @given(made=traffic(spans_max=30, inserts_max=5))
 def test_the_ledger_is_what_the_oracle_says_at_length(chain: Chain, made: Traffic) -> None:
     """The same with more and larger examples."""
@@ -168,7 +168,7 @@ def test_the_ledger_is_what_the_oracle_says_at_length(chain: Chain, made: Traffi
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-@settings(RELAXED, max_examples=100, phases=[Phase.generate])
+@settings(RELAXED, max_examples=60, phases=[Phase.generate])
 @given(made=call_traffic())
 def test_calls_that_several_spans_tell_of_at_length(chain: Chain, made: Traffic) -> None:
     """The same with more examples."""
