@@ -23,26 +23,12 @@ from support.chain import Chain
 from support.otlp_build import AMOUNT, KEY, USER, span, traces, usage_span
 from support.samples import others_long
 
-_IDS = ("event_ids_by_second", "event_ids_by_key")
-
 
 @pytest.fixture
 def other(chain: Chain, tmp_path: Path) -> Iterator[Chain]:
     """Another aggregator on the same store."""
     with Spool(tmp_path / "other.sqlite", 1 << 30, 1.0) as spool:
         yield Chain(chain.client, spool, chain.settings)
-
-
-def insert_unseeing(chain: Chain, batch: Batch) -> None:
-    """Inserts a batch whose look for copies sees nothing of what is stored, as if all of that ended a moment later."""
-    for table in _IDS:
-        chain.command(f"CREATE TABLE {table}_unseen AS {table}")
-        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
-    chain.insert(batch)
-    for table in _IDS:
-        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
-        chain.command(f"INSERT INTO {table} SELECT * FROM {table}_unseen")
-        chain.command(f"DROP TABLE {table}_unseen SYNC")
 
 
 def take_back(chain: Chain) -> int:
@@ -57,7 +43,7 @@ def charged_twice(one: Chain, other: Chain, request: ExportTraceServiceRequest) 
     """Both charge a request; each looks for doubles after its insert, and forgets the batch."""
     batches = [(one, one.compose(request)), (other, other.compose(request))]
     for chain, batch in batches:
-        insert_unseeing(chain, batch)
+        chain.insert_unseeing(batch)
     for chain, batch in batches:
         note_doubles(chain.client, batch.batch_id)
         chain.spool.forget(batch)
@@ -113,10 +99,10 @@ def test_a_batch_that_was_cut_off_is_completed_before_it_is_taken_back(
     batches = [(one, one.compose(request)) for one in (chain, other)]
     for view in cut_off:
         chain.command(f"DETACH TABLE {view} SYNC")
-    insert_unseeing(*batches[0])
+    Chain.insert_unseeing(*batches[0])
     for view in cut_off:
         chain.command(f"ATTACH TABLE {view}")
-    insert_unseeing(*batches[1])
+    Chain.insert_unseeing(*batches[1])
     for one, batch in batches:
         one.insert(batch)
         note_doubles(one.client, batch.batch_id)
@@ -135,7 +121,7 @@ def test_three_aggregators_charge_once(chain: Chain, other: Chain, tmp_path: Pat
         charged_twice(chain, other, request)
         taken = take_back(chain) + take_back(other)
         batch = third.compose(request)
-        insert_unseeing(third, batch)
+        third.insert_unseeing(batch)
         note_doubles(third.client, batch.batch_id)
         third.spool.forget(batch)
         taken += sum(map(take_back, (chain, other, third)))
@@ -215,7 +201,7 @@ def test_what_an_aggregator_left_that_is_gone_is_taken_back_by_another(
     batches = {one.spool.receiver: one.compose(request) for one in (chain, other)}
     stays, gone = sorted((chain, other), key=lambda one: batches[one.spool.receiver].batch_id)
     for one in (stays, gone):
-        insert_unseeing(one, batches[one.spool.receiver])
+        one.insert_unseeing(batches[one.spool.receiver])
     if looked:
         note_doubles(gone.client, batches[gone.spool.receiver].batch_id)
     assert take_back(stays) == 0
@@ -301,7 +287,7 @@ def test_a_copy_that_is_charged_while_someone_takes_the_charge_back_is_taken_bac
     decision = decide(chain, row["id"])
     if order == "decided, looked":
         carry_out(chain, decision)
-    insert_unseeing(owners[copy.batch_id], copy)
+    owners[copy.batch_id].insert_unseeing(copy)
     if order != "decided, looked":
         note_doubles(chain.client, copy.batch_id)
     if order == "looked, decided":

@@ -21,7 +21,6 @@ from support.explicit_calls import (
     below,
     call,
     compose,
-    insert_unseeing,
     looked,
     net,
     price,
@@ -109,7 +108,7 @@ def test_three_aggregators(
     spans[1] = spans[0]
     batches = [compose(one, *each) for one, each in zip(chains, spans, strict=True)]
     for number in order:
-        insert_unseeing(chains[number], batches[number])
+        chains[number].insert_unseeing(batches[number])
     for number in order:
         looked(chains[number], batches[number])
         for one in chains:

@@ -13,7 +13,6 @@ from support.explicit_calls import (
     assert_charged_as_said,
     below,
     compose,
-    insert_unseeing,
     looked,
     net,
     send,
@@ -97,7 +96,7 @@ def test_taken_back_at_another_aggregator_in_the_same_moment(
     decision = void_batch([automatic], Treatment(VOID, "", "grace", "empty answer", 1_700_000_000_000_000))
     if decided_first:
         run_replay(chain.client, decision)
-    insert_unseeing(other_chain, batch)
+    other_chain.insert_unseeing(batch)
     if not decided_first:
         run_replay(chain.client, decision)
     note_copies_of_void(chain.client, [(automatic.event_id, automatic.batch_id)])

@@ -54,6 +54,9 @@ _BOOKS = ("credit_action_costs", "credit_conventions", "credit_rules", "credit_m
 _SPOOL_BYTES_MAX = 1 << 30
 _RETRY_DELAY_S = 1.0
 
+# Where an insert looks for copies of what it is about to charge.
+_LOOKED_AT = ("event_ids_by_second", "event_ids_by_key", "call_links")
+
 
 @dataclass
 class Chain:
@@ -89,6 +92,17 @@ class Chain:
         self.insert(batch)
         self.spool.forget(batch)
         return batch
+
+    def insert_unseeing(self, batch: Batch) -> None:
+        """Inserts a batch whose look for copies sees nothing of what is stored, as if all of that ended a moment later."""
+        for table in _LOOKED_AT:
+            self.command(f"CREATE TABLE {table}_unseen AS {table}")
+            self.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+        self.insert(batch)
+        for table in _LOOKED_AT:
+            self.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
+            self.command(f"INSERT INTO {table} SELECT * FROM {table}_unseen")
+            self.command(f"DROP TABLE {table}_unseen SYNC")
 
     def look(self, batch: Batch) -> None:
         """Looks for what was charged twice, as the inserter does after a batch with LLM calls."""

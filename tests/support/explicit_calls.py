@@ -41,7 +41,6 @@ __all__ = [
     "below",
     "call",
     "compose",
-    "insert_unseeing",
     "looked",
     "net",
     "other_chain",
@@ -187,16 +186,3 @@ def assert_charged_as_said(chain: Chain, *others: Chain) -> None:
     assert chain.outcomes()["charged"] == 1
     assert chain.differences() == []
     chain.assert_totals_are_the_events()
-
-
-def insert_unseeing(chain: Chain, batch: Batch) -> None:
-    """Inserts a batch whose look for copies sees nothing of what is stored, as if all of that ended a moment later."""
-    tables = ("event_ids_by_second", "event_ids_by_key", "call_links")
-    for table in tables:
-        chain.command(f"CREATE TABLE {table}_unseen AS {table}")
-        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
-    chain.insert(batch)
-    for table in tables:
-        chain.command(f"EXCHANGE TABLES {table} AND {table}_unseen")
-        chain.command(f"INSERT INTO {table} SELECT * FROM {table}_unseen")
-        chain.command(f"DROP TABLE {table}_unseen SYNC")
