@@ -151,9 +151,18 @@ def test_gunicorn_recycles_workers(serving: Callable[..., object], sink: OtlpSin
     options = (*GUNICORN, "--preload", "--max-requests", "6")
     with serving("gunicorn", *options) as server:  # type: ignore[attr-defined]
         used: set[int] = set()
+
+        def answered() -> bool:
+            """Whether a worker took the request; one that ends may close the connection instead."""
+            try:
+                used.update(server.use(1))
+            except httpx.TransportError:
+                return False
+            return True
+
         for _ in range(30):
-            wait_until(server.answers, PATIENCE_S, "a worker answers")
-            used |= server.use(1)
+            wait_until(answered, PATIENCE_S, "a worker answers")
         assert len(used) > 2
         server.stop(signal.SIGTERM)
-    assert_all_arrived(sink, 30)
+    # A request whose connection was closed may have been served all the same: the workers know.
+    assert_all_arrived(sink, max(30, sum(counts["recorded"] for counts in sink.counters().values())))
