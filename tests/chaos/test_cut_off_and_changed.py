@@ -61,7 +61,7 @@ def assert_charged(aggregator: AggregatorProcess, credits: Decimal, usages: int)
     assert_reconciled(aggregator)
 
 
-@pytest.mark.long
+# Not among the long ones: it opens a store on disk in pytest's own process, which must not have one in memory yet.
 def test_killed_within_an_insert(tmp_path: Path) -> None:
     """Embedded: what is half applied when the aggregator is killed is finished at the old price, and the next at the new one."""
     dsn = f"chdb://{tmp_path}/store"
