@@ -175,3 +175,19 @@ def test_where_the_window_ends(forgetful: Chain) -> None:
         _others(forgetful, others)
         caught.append(is_forgotten(forgetful.client, batch.blocks))
     assert caught == [False] * WINDOW + [True] * 2
+
+
+def test_a_total_that_is_wrong_again_long_after_its_correction(forgetful: Chain) -> None:
+    """A total that is wrong by the same amount again, after the store forgot its correction, ends right, and so do those that
+    were corrected with it."""
+    fix, broken = (
+        Fix(comment="by hand"),
+        "INSERT INTO user_month_totals (user_id, month, consumed) VALUES ('ada', '2026-11-01', 7)",
+    )
+    forgetful.command(f"{broken}, ('eve', '2026-11-01', 7)")
+    correct(forgetful.client, ["ada", "eve"], fix)
+    assert forgetful.differences() == []
+    _others(forgetful, WINDOW + 1)
+    forgetful.command(broken)
+    correct(forgetful.client, ["ada"], fix)
+    assert forgetful.differences() == []

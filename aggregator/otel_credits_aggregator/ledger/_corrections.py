@@ -54,27 +54,37 @@ def key_of(row: Difference) -> Key:
 
 def correct(client: Client, users: Sequence[str], fix: Fix) -> list[Correction]:
     """Adds what is missing (or too much) to the totals of some users, while no batch and no grant is under way."""
-    wrong = differences(client, users)
-    found = rows(client, named_query("last_corrections"), {"users": list(users)})
-    last = {tuple(row[name] for name in _KEY): row for row in found}
-    completed = _completed(client, wrong, last)
-    left = differences(client, users) if completed else wrong
+    wrong, last = differences(client, users), _last(client, users)
+    completed, touched = _completed(client, wrong, last)
+    if touched:
+        # A store that has forgotten the token adds all of the insert once more, to totals that had it, too.
+        users = sorted({*users, *touched})
+    left, last = (differences(client, users), _last(client, users)) if touched else (wrong, last)
     still = {(key_of(row), row.expected - row.found) for row in left}
     done = [row for row in completed if (key_of(row), row.expected - row.found) not in still]
     return done + _corrected(client, left, fix, last)
 
 
-def _completed(client: Client, wrong: Sequence[Difference], last: dict[Key, Row]) -> list[Correction]:
-    """Inserts again what is on record and may be missing; returns what is wrong by just what is on record."""
+def _last(client: Client, users: Sequence[str]) -> dict[Key, Row]:
+    """The last correction of each total of some users."""
+    found = rows(client, named_query("last_corrections"), {"users": list(users)})
+    return {tuple(row[name] for name in _KEY): row for row in found}
+
+
+def _completed(client: Client, wrong: Sequence[Difference], last: dict[Key, Row]) -> tuple[list[Correction], set[str]]:
+    """Inserts again what is on record and may be missing; returns what is wrong by just what is on record, and whose
+    totals were inserted."""
     perhaps = [(row, last[key_of(row)]) for row in wrong if _may_be_missing(row, last.get(key_of(row)))]
+    touched: set[str] = set()
     # Of the two kinds of totals, a view has added all of an insert or nothing.
     for insert_id, of_balance in sorted({(str(found["insert_id"]), row.action_type == "") for row, found in perhaps}):
         recorded = rows(client, named_query("corrections"), {"insert_id": insert_id, "of_balance": of_balance})
         _insert(client, insert_id, [[row[name] for name in _COLUMNS] for row in recorded])
+        touched.update(str(row["user_id"]) for row in recorded)
     return [
         Correction(**row.model_dump(), corrected_by=found["corrected_by"], comment=found["comment"])
         for row, found in perhaps
-    ]
+    ], touched
 
 
 def _may_be_missing(row: Difference, last: Row | None) -> bool:
