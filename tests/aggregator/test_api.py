@@ -1,6 +1,7 @@
 """The HTTP API: what is promised of HTTP itself. What it does to the ledger is in test_ledger.py."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,6 +85,16 @@ def test_a_wrong_grant_is_422_and_grants_nothing(api: httpx.Client, body: dict[s
     assert answer.status_code == 422
     assert isinstance(answer.json()["detail"], str)
     assert api.get("/api/v1/users/u/grants").json() == []
+
+
+def test_the_page_of_the_api_needs_no_other_host(api: httpx.Client) -> None:
+    """/docs loads its script and its style from the aggregator itself, so that it works without a way to the internet."""
+    page = api.get("/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert {path.rpartition("/")[2] for path in loaded} == {"swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"}
+    for path in loaded:
+        assert path.startswith("/"), path
+        assert api.get(path).is_success, path
 
 
 def test_errors_say_what_to_do(api: httpx.Client) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from otel_credits_aggregator.access import Gate
 from otel_credits_aggregator.api import (
@@ -54,7 +55,14 @@ def create_app(
         if ledger is None:
             await asyncio.to_thread(served.close)
 
-    app = FastAPI(title="otel-credits", version="1", description=_DESCRIPTION, redoc_url=None, lifespan=lifespan)
+    app = FastAPIOffline(
+        title="otel-credits",
+        version="1",
+        description=_DESCRIPTION,
+        redoc_url=None,
+        static_url="/docs-assets",
+        lifespan=lifespan,
+    )
     app.state.otel_credits = State(served, aggregator, store_id(settings.dsn))
     app.add_middleware(AccessMiddleware, gate=gate or Gate(settings.tokens_path, required=bool(settings.tokens_file)))
     add_error_handlers(app)
