@@ -20,7 +20,7 @@ from otel_credits_aggregator.backup_folder import (
     copy_file,
 )
 from otel_credits_aggregator.migrations import migrate
-from otel_credits_aggregator.spool import lock_folder_of
+from otel_credits_aggregator.spool_file import lock_folder_of
 from otel_credits_aggregator.store import Client, connect, rows
 
 __all__ = ["FolderInUseError", "restore"]

@@ -6,8 +6,6 @@ insert (:class:`Batch`) is durable before the insert starts, so that after a cra
 A spool belongs to one process: two that inserted the same requests at the same moment could both charge them.
 """
 
-import contextlib
-import fcntl
 import logging
 import sqlite3
 import threading
@@ -15,68 +13,31 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, NamedTuple, Self
+from typing import Any, Self
 
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.independence import Identities
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.outcomes import RequestTooLarge, SpoolFailed, SpoolFull, Stopping
 from otel_credits_aggregator.spool_damage import Damage, Mark, checksum, set_aside_damage
+from otel_credits_aggregator.spool_file import (
+    SCHEMA,
+    Batch,
+    Request,
+    connect,
+    count,
+    insert_batch,
+    lock_folder_of,
+    roll_back,
+)
 from otel_credits_aggregator.waiting import Queue, Waiting
 
-__all__ = ["Batch", "Request", "Spool", "lock_folder_of"]
+__all__ = ["Batch", "Request", "Spool"]
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    signal TEXT NOT NULL,
-    items INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    received_at_us INTEGER NOT NULL,
-    crc32 INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    binding BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS batches (
-    batch_id TEXT PRIMARY KEY,
-    signal TEXT NOT NULL,
-    first_id INTEGER NOT NULL,
-    last_id INTEGER NOT NULL,
-    fields BLOB NOT NULL,
-    books TEXT NOT NULL,
-    blocks TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS received (
-    signal TEXT PRIMARY KEY,
-    requests INTEGER NOT NULL,
-    items INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS inserted (
-    signal TEXT PRIMARY KEY,
-    requests INTEGER NOT NULL,
-    items INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS identity (receiver TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS damages (
-    file TEXT PRIMARY KEY,
-    requests INTEGER NOT NULL,
-    spans INTEGER NOT NULL,
-    points INTEGER NOT NULL
-);
-"""
-# Blobs of hundreds of kilobytes: large pages mean few of them, and a larger WAL means that what is inserted and forgotten
-# in between is never copied into the main file.
-_PRAGMAS = (
-    "PRAGMA page_size = 65536",
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA wal_autocheckpoint = 4000",
-)
 # What is written in one commit should fit; what is read is read once.
 _WRITER_CACHE_KIB, _READER_CACHE_KIB = 32768, 2048
 _COMMIT_BYTES_MAX = 16 << 20
@@ -84,31 +45,6 @@ _COMMIT_BYTES_MAX = 16 << 20
 _RECENT_BYTES_MAX = 24 << 20
 
 _Write = Callable[[sqlite3.Connection], Any]
-
-
-class Request(NamedTuple):
-    """A request as it was acknowledged."""
-
-    payload: bytes
-    received_at_us: int  # since 1970
-    binding: bytes  # what its sender may charge, as fields of the envelope; empty: anything
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Requests that are inserted together: those of a signal from ``first_id`` to ``last_id``.
-
-    `books` is what each attempt sees of prices and rules (:func:`books.books_now`); empty: all. `blocks` is where the
-    tables stood before the first attempt (:mod:`window`); empty: nobody knows.
-    """
-
-    batch_id: str
-    signal: Signal
-    first_id: int
-    last_id: int
-    fields: bytes
-    books: str = ""
-    blocks: str = ""
 
 
 class Spool:
@@ -129,11 +65,11 @@ class Spool:
         self._failing = False
         self._writes: SimpleQueue[tuple[_Write, int, Future[Any]] | None] = SimpleQueue()
         # Before anything else opens the file: what is damaged is set aside, what can be read of it is taken over.
-        self.damage = set_aside_damage(path, _SCHEMA)
+        self.damage = set_aside_damage(path, SCHEMA)
         self._mark = Mark(path)
-        self._writer_connection = _connect(path, _WRITER_CACHE_KIB)
-        self._writer_connection.executescript(_SCHEMA)
-        self._reader = _connect(path, _READER_CACHE_KIB)
+        self._writer_connection = connect(path, _WRITER_CACHE_KIB)
+        self._writer_connection.executescript(SCHEMA)
+        self._reader = connect(path, _READER_CACHE_KIB)
         self._reading = threading.Lock()
         self._recent: dict[int, Request] = {}
         self._recent_bytes = 0
@@ -175,7 +111,7 @@ class Spool:
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            _count(connection, "received", signal, 1, items)
+            count(connection, "received", signal, 1, items)
             return int(cursor.lastrowid or 0)
 
         future: Future[int] = _uncancellable()
@@ -185,11 +121,11 @@ class Spool:
 
     def count(self, signal: Signal, items: int) -> None:
         """Counts items that are received and not kept (logs)."""
-        self._now(lambda connection: _count(connection, "received", signal, 1, items))
+        self._now(lambda connection: count(connection, "received", signal, 1, items))
 
     def compose(self, batch: Batch) -> None:
         """Makes the composition of an insert durable, before it starts."""
-        self._now(lambda connection: _insert_batch(connection, batch))
+        self._now(lambda connection: insert_batch(connection, batch))
 
     def split(self, batch: Batch, parts: Sequence[Batch]) -> None:
         """Replaces a batch by others with the same requests."""
@@ -197,7 +133,7 @@ class Spool:
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM batches WHERE batch_id = ?", (batch.batch_id,))
             for part in parts:
-                _insert_batch(connection, part)
+                insert_batch(connection, part)
 
         self._now(write)
 
@@ -211,7 +147,7 @@ class Spool:
                 "WHERE signal = ? AND id BETWEEN ? AND ?",
                 where,
             ).fetchone()
-            _count(connection, "inserted", batch.signal, number, items)
+            count(connection, "inserted", batch.signal, number, items)
             connection.execute("DELETE FROM requests WHERE signal = ? AND id BETWEEN ? AND ?", where)
             connection.execute("DELETE FROM batches WHERE batch_id = ?", (batch.batch_id,))
             return int(size)
@@ -361,7 +297,7 @@ class Spool:
             passing("spool_committed")
         except Exception as error:
             # Whatever it is, the writer goes on: a thread that ended here would leave every sender waiting for ever.
-            _roll_back(connection)
+            roll_back(connection)
             self._fail(group, error)
             return
         if self._failing:
@@ -379,54 +315,8 @@ class Spool:
             future.set_exception(refusal)
 
 
-def lock_folder_of(spool: Path) -> IO[bytes]:
-    """Locks the folder of a spool for this process, until the file is closed or the process ends, however it ends.
-
-    Raises:
-        BlockingIOError: another process has it.
-    """
-    path = spool.with_suffix(".lock")
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise BlockingIOError(error.errno, "another otel-credits uses this folder", str(path)) from None
-    return file
-
-
 def _uncancellable() -> "Future[Any]":
     """A future that whoever waits for it may abandon, but not cancel: the writer answers each one."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
-
-
-def _connect(path: Path, cache_kib: int) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in (*_PRAGMAS, f"PRAGMA cache_size = -{cache_kib}"):
-        connection.execute(pragma)
-    return connection
-
-
-def _count(connection: sqlite3.Connection, table: str, signal: Signal, requests: int, items: int) -> None:
-    """Adds to what was received, or to what the store has of it."""
-    connection.execute(
-        f"INSERT INTO {table} VALUES (?, ?, ?) ON CONFLICT (signal) DO UPDATE "
-        "SET requests = requests + excluded.requests, items = items + excluded.items",
-        (signal.value, requests, items),
-    )
-
-
-def _insert_batch(connection: sqlite3.Connection, batch: Batch) -> None:
-    connection.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (batch.batch_id, batch.signal.value, batch.first_id, batch.last_id, batch.fields, batch.books, batch.blocks),
-    )
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # SQLite itself has rolled back after some failures, a full disk among them.
-    if connection.in_transaction:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
