@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from support.chain import Chain
 from support.golden_cases import Convention, Golden, convention_of, golden_cases
-from support.more_recordings import Charged, charge_requests
+from support.more_recordings import TIER_UNTOLD, TOOLS_UNTOLD, Charged, charge_requests
 from support.otlp_build import OPERATION, RESPONSE_ID, RESPONSE_MODEL, STOP_REASON, span, traces
 from support.provider_bills import MILLION, PRICES, RULES, Served, bill
 
@@ -129,23 +129,8 @@ UNTOLD = {
         "own-pydantic.old2.0.0_anthropic_both_lifetimes_stream",
         "ollm-anthropic.bedrock_client",
     ),
-    "the service tier": (
-        "ga-anthropic.priority",
-        "ga-langchain.openai_flex",
-        "ollm-anthropic.priority",
-        "ollm-langchain.openai_flex",
-        "logfire-openai.flex",
-        "logfire-openai.flex_stream",
-        "logfire-openai.responses_flex",
-        "logfire-pydantic.openai_flex",
-        "own-pydantic.anthropic_priority",
-        "own-pydantic.openai_flex",
-    ),
-    "what Gemini's own tools add": (
-        "ga-google.url_context",
-        "ga__oi-google.url_context",
-        "oi__ga-google.url_context",
-    ),
+    "the service tier": tuple(sorted(TIER_UNTOLD)),
+    "what Gemini's own tools add": tuple(sorted(TOOLS_UNTOLD)),
     "the region": (
         "oi-bedrock.invoke",
         "oi-bedrock.invoke_cached",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 from support.chain import Chain
-from support.more_recordings import CASES, Charged, bill, charge, spans_of
+from support.more_recordings import CASES, TIER_UNTOLD, TOOLS_UNTOLD, Charged, bill, charge, spans_of
 
 # What an emitter leaves no trace of, so that it cannot be seen in its spans (docs/emitters.md).
 LIFETIMES_UNTOLD = {
@@ -14,20 +14,6 @@ LIFETIMES_UNTOLD = {
         ("ga-anthropic.", "ollm-anthropic.", "ga-langchain", "oi-langchain__ga-", "own-pydantic.old2.0.0_")
     )
 }
-TIER_UNTOLD = {
-    "ga-anthropic.priority",
-    "ollm-anthropic.priority",
-    "ga-langchain.openai_flex",
-    "ollm-langchain.openai_flex",
-    "logfire-openai.flex",
-    "logfire-openai.flex_stream",
-    "logfire-openai.responses_flex",
-    "logfire-pydantic.openai_flex",
-    "own-pydantic.anthropic_priority",
-    "own-pydantic.openai_flex",
-}
-# Of what Gemini's own tools add to a prompt only OpenInference tells, and of two spans of a call the official one is charged.
-TOOLS_UNTOLD = {"ga-google.url_context", "ga__oi-google.url_context", "oi__ga-google.url_context"}
 # A call that an instrumentation made no span of at all.
 NO_SPAN = {case for case in CASES if spans_of(case) is None}
 UNTOLD = {case for case in CASES if case.startswith("ga-agents.")} | NO_SPAN

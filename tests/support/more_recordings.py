@@ -28,6 +28,21 @@ FOLDER = Path(__file__).parents[1] / "recordings" / "more"
 CASES: Mapping[str, Mapping[str, Any]] = {
     case["id"]: case for case in json.loads((FOLDER / "index.json").read_text("utf-8"))
 }
+# What an emitter leaves out without a trace (docs/emitters.md): the service tier, here of these cases.
+TIER_UNTOLD = {
+    "ga-anthropic.priority",
+    "ollm-anthropic.priority",
+    "ga-langchain.openai_flex",
+    "ollm-langchain.openai_flex",
+    "logfire-openai.flex",
+    "logfire-openai.flex_stream",
+    "logfire-openai.responses_flex",
+    "logfire-pydantic.openai_flex",
+    "own-pydantic.anthropic_priority",
+    "own-pydantic.openai_flex",
+}
+# Of what Gemini's own tools add to a prompt only OpenInference tells, and of two spans of a call the official one is charged.
+TOOLS_UNTOLD = {"ga-google.url_context", "ga__oi-google.url_context", "oi__ga-google.url_context"}
 # Each unit has a price of its own, so that tokens in a wrong class give a wrong charge.
 PRICES = {
     "input_token": Decimal("0.000003"),

@@ -24,6 +24,32 @@ Provider = Annotated[
     str, typer.Option(metavar="NAME", help="Only calls of this provider (gen_ai.provider.name). Default: any.")
 ]
 Attribute = str | None
+IncludesCache = Annotated[
+    bool,
+    typer.Option(
+        "--input-includes-cache/--input-excludes-cache",
+        help="Whether the input attribute counts cached tokens, too. With some emitters it does, with others not.",
+    ),
+]
+HourWrites = Annotated[
+    Attribute, typer.Option("--cache-write-1h", metavar=_NAMES, help="Those of them that live an hour.")
+]
+Finish = Annotated[Attribute, typer.Option(metavar=_NAMES, help="What only a call that was answered to its end has.")]
+Stream = Annotated[Attribute, typer.Option(metavar=_NAMES, help="Is there, and not false, if the call was a stream.")]
+StreamOrder = Annotated[
+    list[str] | None,
+    typer.Option(metavar=_NAMES, help="Two attributes in this order unless the call was a stream. Give it twice."),
+]
+StreamFlaw = Annotated[
+    str, typer.Option(metavar="FLAW", help="What of a stream is wrong: output, cache_zero or cache_absent.")
+]
+SeveralCalls = Annotated[
+    bool,
+    typer.Option(help="A span may be of several calls, and tells the last only: if tools were executed, it waits."),
+]
+UnknownFrom = Annotated[
+    int, typer.Option(metavar="TOKENS", help="From so many input tokens on, no count of cached ones means not known.")
+]
 
 
 def list_conventions(
@@ -37,13 +63,7 @@ def list_conventions(
 
 def set_convention(
     scope: Scope,
-    input_includes_cache: Annotated[
-        bool,
-        typer.Option(
-            "--input-includes-cache/--input-excludes-cache",
-            help="Whether the input attribute counts cached tokens, too. With some emitters it does, with others not.",
-        ),
-    ],
+    input_includes_cache: IncludesCache,
     version_from: VersionFrom = "",
     version_until: Annotated[str, typer.Option(metavar="VERSION", help="First version that does otherwise.")] = "",
     provider: Provider = "",
@@ -51,35 +71,20 @@ def set_convention(
     output: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output tokens, reasoning included.")] = None,
     cache_read: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Input tokens read from the cache.")] = None,
     cache_write: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Input tokens written to the cache.")] = None,
-    cache_write_1h: Annotated[
-        Attribute, typer.Option("--cache-write-1h", metavar=_NAMES, help="Those of them that live an hour.")
-    ] = None,
+    cache_write_1h: HourWrites = None,
     reasoning: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output tokens that were reasoning.")] = None,
     input_audio: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Uncached input that was audio.")] = None,
     output_audio: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Output that was audio.")] = None,
     model: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The model that answered.")] = None,
     request_model: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The model that was asked for.")] = None,
     response_id: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The provider's id of the answer.")] = None,
-    finish: Annotated[
-        Attribute, typer.Option(metavar=_NAMES, help="What only a call that was answered to its end has.")
-    ] = None,
+    finish: Finish = None,
     service_tier: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The service tier of the answer.")] = None,
-    stream: Annotated[Attribute, typer.Option(metavar=_NAMES, help="Is true if the call was a stream.")] = None,
-    stream_order: Annotated[
-        list[str] | None,
-        typer.Option(metavar=_NAMES, help="Two attributes in this order unless the call was a stream. Give it twice."),
-    ] = None,
-    stream_flaw: Annotated[
-        str, typer.Option(metavar="FLAW", help="What of a stream is wrong: output, cache_zero or cache_absent.")
-    ] = "",
-    several_calls: Annotated[
-        bool,
-        typer.Option(help="A span may be of several calls, and tells the last only: if tools were executed, it waits."),
-    ] = False,
-    cache_unknown_from: Annotated[
-        int,
-        typer.Option(metavar="TOKENS", help="From so many input tokens on, no count of cached ones means not known."),
-    ] = 0,
+    stream: Stream = None,
+    stream_order: StreamOrder = None,
+    stream_flaw: StreamFlaw = "",
+    several_calls: SeveralCalls = False,
+    cache_unknown_from: UnknownFrom = 0,
     preference: Annotated[int, typer.Option(help="Of copies of a call in one insert the lowest is charged.")] = 9,
     source: Annotated[str, typer.Option(metavar="TEXT", help="Where this was measured or is documented.")] = "",
     as_json: AsJson = False,

@@ -82,7 +82,7 @@ class NewConvention(ConventionKey):
     response_id_attribute: Text = "gen_ai.response.id"
     finish_attribute: Text = Field("", description="What only a call that was answered to its end has.")
     service_tier_attribute: Text = ""
-    stream_attribute: Text = Field("", description="Is true if the call was a stream.")
+    stream_attribute: Text = Field("", description="Is there, and not false, if the call was a stream.")
     stream_order: Annotated[tuple[Name, ...], Field(max_length=2)] = Field(
         (), description="Two attributes that come in this order unless the call was a stream."
     )
