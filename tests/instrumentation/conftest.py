@@ -9,13 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from otel_credits import _context, _guard, _propagator, _runtime, _threads, configure, reset_task_credit_costs
 from otel_credits.celery import instrument_celery, uninstrument_celery
+from otel_credits.testing import CapturedUsages, capture_usage
+from support.llm_server import LlmServer
 from support.otlp_sink import OtlpSink
 from support.processes import Process
 from support.redis import redis_server
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+
+# Before a test imports it.
+pytest.register_assert_rewrite("support.streams")
 
 APPS = Path(__file__).parent / "apps"
 Worker = Callable[..., "Process"]
@@ -103,3 +113,52 @@ def worker(broker: str, sink: OtlpSink, tmp_path: Path) -> Worker:
             yield process
 
     return run  # type: ignore[return-value]
+
+
+@pytest.fixture
+def server() -> Iterator[LlmServer]:
+    """The LLM."""
+    from support.streams import CACHED
+
+    with LlmServer() as started:
+        started.next = CACHED
+        yield started
+
+
+@pytest.fixture
+def usages() -> Iterator[CapturedUsages]:
+    """What is recorded, at once."""
+    with capture_usage() as captured:
+        yield captured
+
+
+@pytest.fixture
+def claude(server: LlmServer) -> anthropic.Anthropic:
+    """The sync Anthropic client."""
+    import anthropic
+
+    return anthropic.Anthropic(api_key="x", base_url=server.url, max_retries=0)
+
+
+@pytest.fixture
+def async_claude(server: LlmServer) -> anthropic.AsyncAnthropic:
+    """The async Anthropic client."""
+    import anthropic
+
+    return anthropic.AsyncAnthropic(api_key="x", base_url=server.url, max_retries=0)
+
+
+@pytest.fixture
+def gpt(server: LlmServer) -> openai.OpenAI:
+    """The sync OpenAI client."""
+    import openai
+
+    return openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
+
+
+@pytest.fixture
+def async_gpt(server: LlmServer) -> openai.AsyncOpenAI:
+    """The async OpenAI client."""
+    import openai
+
+    return openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)

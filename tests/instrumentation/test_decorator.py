@@ -15,14 +15,6 @@ from otel_credits import ActionType, track_credits, usage_context
 from otel_credits._guard import set_strict
 from otel_credits.testing import CapturedUsages, capture_usage
 
-
-@pytest.fixture
-def usages() -> Iterator[CapturedUsages]:
-    """What is recorded, at once."""
-    with capture_usage() as captured:
-        yield captured
-
-
 report = track_credits(action_type=ActionType.ANALYTICS_GENERATION, manual_credits=0.002, description="a report")
 
 

@@ -2,102 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import math
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import anthropic
 import openai
 import pytest
-from otel_credits import flush, shutdown, track_stream, usage_context
-from otel_credits.testing import CapturedUsage, CapturedUsages, capture_usage
+from otel_credits import flush, track_stream, usage_context
+from otel_credits.testing import CapturedUsages, capture_usage
 from support.llm_server import LlmServer, Usage
 from support.otlp_sink import OtlpSink
-
-CACHED = Usage(input=137, cache_read=2048, cache_write=512, output=61)
-MODEL = "claude-test"
-GPT = "gpt-5-mini"
-
-
-@pytest.fixture
-def server() -> Iterator[LlmServer]:
-    """The LLM."""
-    with LlmServer() as started:
-        started.next = CACHED
-        yield started
-
-
-@pytest.fixture
-def usages() -> Iterator[CapturedUsages]:
-    """What is recorded, at once."""
-    with capture_usage() as captured:
-        yield captured
-
-
-@pytest.fixture
-def claude(server: LlmServer) -> anthropic.Anthropic:
-    """The sync Anthropic client."""
-    return anthropic.Anthropic(api_key="x", base_url=server.url, max_retries=0)
-
-
-@pytest.fixture
-def async_claude(server: LlmServer) -> anthropic.AsyncAnthropic:
-    """The async Anthropic client."""
-    return anthropic.AsyncAnthropic(api_key="x", base_url=server.url, max_retries=0)
-
-
-@pytest.fixture
-def gpt(server: LlmServer) -> openai.OpenAI:
-    """The sync OpenAI client."""
-    return openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
-
-
-@pytest.fixture
-def async_gpt(server: LlmServer) -> openai.AsyncOpenAI:
-    """The async OpenAI client."""
-    return openai.AsyncOpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
-
-
-ASK: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
-CHAT: dict[str, Any] = {"model": GPT, "messages": [{"role": "user", "content": "hi"}], "stream": True}
-WITH_USAGE: dict[str, Any] = {**CHAT, "stream_options": {"include_usage": True}}
-
-
-def tracked(stream: Any) -> Any:
-    """The stream, counted for one user."""
-    return track_stream(stream, user_id="u", action_type="ai_chat_message", description="chat")
-
-
-def check_complete(usage: CapturedUsage, server: LlmServer) -> None:
-    """The usage is exactly what the server served, as completed."""
-    served = server.served[-1]
-    attributes = usage.attributes
-    assert usage.user_id == "u"
-    assert usage.action_type == "ai_chat_message"
-    assert usage.input_tokens == served.usage.all_input
-    assert usage.output_tokens == served.usage.output
-    assert attributes["gen_ai.usage.cache_read.input_tokens"] == served.usage.cache_read
-    assert attributes["gen_ai.usage.cache_write.input_tokens"] == served.usage.cache_write
-    assert attributes["gen_ai.response.id"] == served.id
-    assert attributes["gen_ai.response.model"] == served.model
-    assert attributes["credits.metadata.stream"] == "completed"
-    assert "credits.usage_unknown" not in attributes
-    assert "credits.metadata.estimated" not in attributes
-
-
-def check_aborted(usage: CapturedUsage, output: int) -> None:
-    """The usage is what Anthropic had reported when the stream broke off."""
-    assert (usage.input_tokens, usage.output_tokens) == (2697, output)
-    assert usage.attributes["credits.metadata.stream"] == "aborted"
-
-
-def check_unknown(usage: CapturedUsage) -> None:
-    """The provider reported nothing: the usage says so."""
-    assert usage.attributes["credits.usage_unknown"] is True
-    assert (usage.input_tokens, usage.output_tokens) == (None, None)
+from support.streams import ASK, CHAT, GPT, MODEL, WITH_USAGE, check_aborted, check_complete, check_unknown, tracked
 
 
 def test_anthropic_create(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
@@ -158,109 +74,6 @@ async def test_anthropic_async(
         assert len([text async for text in stream.text_stream]) == 5
     check_complete(usages.last(), server)
     assert len(usages) == 3
-
-
-def test_anthropic_left_with_block(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
-    """A reader that leaves the with-block early is charged the input and the output reported so far, as aborted."""
-    with tracked(claude.messages.create(**ASK, stream=True)) as stream:
-        for event in stream:
-            if event.type == "content_block_delta":
-                break
-    check_aborted(usages.last(), 4)
-    assert usages.last().attributes["credits.metadata.estimated"] is True
-    with tracked(claude.messages.stream(**ASK)) as stream:
-        for _ in stream.text_stream:
-            break
-    assert len(usages) == 2
-    check_aborted(usages.last(), 4)
-
-
-def test_anthropic_closed(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
-    """close() records once, also when the stream is dropped afterwards."""
-    stream = tracked(claude.messages.create(**ASK, stream=True))
-    next(stream)
-    stream.close()
-    stream.close()
-    del stream
-    gc.collect()
-    assert len(usages) == 1
-    check_aborted(usages.last(), 4)
-
-
-def test_anthropic_dropped(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
-    """A stream that nobody holds any more is recorded at once, without waiting for the garbage collector."""
-    gc.disable()
-    try:
-        for _ in tracked(claude.messages.create(**ASK, stream=True)):
-            break
-        assert len(usages) == 1
-    finally:
-        gc.enable()
-    check_aborted(usages.last(), 4)
-
-
-def test_anthropic_never_read(claude: anthropic.Anthropic, usages: CapturedUsages) -> None:
-    """A stream that was opened and dropped unread is unknown usage: the provider was already working."""
-    stream = tracked(claude.messages.create(**ASK, stream=True))
-    del stream
-    gc.collect()
-    check_unknown(usages.last())
-
-
-def test_anthropic_connection_breaks(claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages) -> None:
-    """A connection that breaks in the middle raises in the app and leaves what was reported."""
-    server.next = Usage(**{**vars(CACHED), "break_after": 3})
-    with pytest.raises(Exception, match=r"(?i)incomplete|closed|peer|reset|connection"):
-        list(tracked(claude.messages.create(**ASK, stream=True)))
-    assert len(usages) == 1
-    check_aborted(usages.last(), 4)
-
-
-def test_anthropic_stops_after_the_last_event(
-    claude: anthropic.Anthropic, server: LlmServer, usages: CapturedUsages
-) -> None:
-    """A reader that stops at message_stop, without exhausting the stream, read all of it."""
-    with tracked(claude.messages.create(**ASK, stream=True)) as stream:
-        for event in stream:
-            if event.type == "message_stop":
-                break
-    check_complete(usages.last(), server)
-
-
-async def test_anthropic_cancelled(
-    async_claude: anthropic.AsyncAnthropic, server: LlmServer, usages: CapturedUsages
-) -> None:
-    """A task that is cancelled while it waits for the next event leaves what was reported."""
-    server.next = Usage(**{**vars(CACHED), "delay_s": 0.2})
-    started = asyncio.Event()
-
-    async def read() -> None:
-        async for _ in tracked(await async_claude.messages.create(**ASK, stream=True)):
-            started.set()
-
-    task = asyncio.create_task(read())
-    await started.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert len(usages) == 1
-    check_aborted(usages.last(), 4)
-
-
-async def test_generator_around_a_stream_is_closed(
-    async_claude: anthropic.AsyncAnthropic, usages: CapturedUsages
-) -> None:
-    """An endpoint's generator that is closed in the middle (its client hung up) leaves what was reported."""
-
-    async def endpoint() -> AsyncIterator[str]:
-        async for event in tracked(await async_claude.messages.create(**ASK, stream=True)):
-            yield event.type
-
-    body = endpoint()
-    assert await anext(body) == "message_start"
-    await body.aclose()
-    assert len(usages) == 1
-    check_aborted(usages.last(), 4)
 
 
 def test_openai_chat(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
@@ -343,15 +156,6 @@ def test_a_bad_estimate_costs_only_the_estimate(configured: Callable[..., OtlpSi
         track_stream(iter([]), user_id="u", action_type="a", estimated_input_tokens="many")  # type: ignore[arg-type]
 
 
-def test_openai_chat_aborted(gpt: openai.OpenAI, usages: CapturedUsages) -> None:
-    """A chat stream that is left before its last chunk is unknown usage, with the response's id and model."""
-    with tracked(gpt.chat.completions.create(**WITH_USAGE)) as stream:
-        next(stream)
-    check_unknown(usages.last())
-    assert usages.last().attributes["credits.metadata.stream"] == "aborted"
-    assert usages.last().model == GPT
-
-
 def test_openai_chat_helper(gpt: openai.OpenAI, server: LlmServer, usages: CapturedUsages) -> None:
     """chat.completions.stream() is a manager too."""
     arguments = {key: value for key, value in WITH_USAGE.items() if key != "stream"}
@@ -369,13 +173,6 @@ def test_openai_responses(gpt: openai.OpenAI, server: LlmServer, usages: Capture
         stream.until_done()
     assert len(usages) == 2
     check_complete(usages.last(), server)
-
-
-def test_openai_responses_aborted(gpt: openai.OpenAI, usages: CapturedUsages) -> None:
-    """A Responses stream that is left early is unknown usage."""
-    for _ in tracked(gpt.responses.create(model=GPT, input="hi", stream=True)):
-        break
-    check_unknown(usages.last())
 
 
 async def test_openai_async(async_gpt: openai.AsyncOpenAI, server: LlmServer, usages: CapturedUsages) -> None:
@@ -431,32 +228,3 @@ def test_not_a_stream(usages: CapturedUsages) -> None:
     """What is no stream is a bad argument; in strict mode it is raised, else it is given back."""
     with pytest.raises(ValueError, match="stream"):
         track_stream(object(), user_id="u", action_type="a")
-
-
-def test_open_stream_at_the_end_of_the_process(
-    configured: Callable[..., OtlpSink], claude: anthropic.Anthropic
-) -> None:
-    """A stream that is still open when the process ends is recorded before the last flush."""
-    sink = configured()
-    stream = tracked(claude.messages.create(**ASK, stream=True))
-    next(stream)
-    assert shutdown(60)
-    assert sink.spans()[0].attributes["credits.metadata.stream"] == "aborted"
-
-
-def test_forked_child_does_not_record_its_parents_streams(
-    configured: Callable[..., OtlpSink], claude: anthropic.Anthropic
-) -> None:
-    """A child that drops its copy of an open stream records nothing; the parent records it once."""
-    sink = configured()
-    stream = tracked(claude.messages.create(**ASK, stream=True))
-    next(stream)
-    pid = os.fork()
-    if pid == 0:
-        del stream
-        gc.collect()
-        os._exit(0 if flush(5) else 1)
-    os.waitpid(pid, 0)
-    list(stream)
-    assert flush(60)
-    assert len(sink.spans()) == 1
