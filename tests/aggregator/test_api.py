@@ -1,4 +1,4 @@
-"""The HTTP API: what is promised of HTTP itself. What it does to the ledger is in test_ledger.py."""
+"""The HTTP API: what is promised of HTTP itself. What it does to the ledger is in test_ledger.py and test_ledger_books.py."""
 
 import json
 import re
