@@ -16,7 +16,8 @@ from typing import Any
 
 from support import otlp_build as names
 from support.oracle_calls import Convention, find, goes_before, is_copy, is_perhaps_copy, is_within, preference
-from support.oracle_reading import EPOCH, EXACT, Usage, candidates, fault, read_quantities, rounded
+from support.oracle_quantities import EXACT, fault, read_quantities, rounded
+from support.oracle_reading import EPOCH, Usage, candidates
 from support.oracle_rules import Rule, by_rule
 
 __all__ = ["EPOCH", "Event", "Oracle", "Price", "Quarantined"]

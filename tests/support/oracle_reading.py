@@ -1,16 +1,15 @@
 """The oracle's eyes: from the objects of an OTLP request to what each span or data point says, with Decimal.
 
-Which numbers are right, who pays, which fault comes first: docs/semantic-conventions.md. What is made of it (prices,
-copies, events) is in `oracle.py`.
+Who pays, and what is a copy of what: docs/semantic-conventions.md. What is wrong with it, and its quantities, are in
+`oracle_quantities.py`; what is made of it (prices, copies, events) is in `oracle.py`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -19,27 +18,17 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from support import otlp_build as names
 from support.oracle_calls import STANDARD, Convention
 
-__all__ = ["EPOCH", "EXACT", "Usage", "candidates", "fault", "read_quantities", "rounded"]
+__all__ = ["EPOCH", "TOKENS_MAX", "Usage", "candidates"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN)
-_TWELVE_PLACES = Decimal("1e-12")
-_NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
-_AMOUNT_MAX = Decimal(10) ** 15
-_TOKENS_MAX = Decimal(10) ** 12
-_NUMBER_CHARACTERS_MAX = 40
-_NAME_BYTES_MAX = 512
+TOKENS_MAX = Decimal(10) ** 12
 _ID_BYTES_MIN = 16
-_EARLIEST_US = 946_684_800_000_000
-_AHEAD_MAX_US = 31 * 86_400 * 10**6
 _DEFAULT_PAYERS = (names.CREDITS_USER, names.USER, names.END_USER)
 _INFERENCE = {
     names.OPERATION: {"chat", "text_completion", "generate_content", "embeddings"},
     names.OPENINFERENCE_KIND: {"LLM", "EMBEDDING"},
     names.LLM_REQUEST_TYPE: {"chat", "completion", "embedding"},
 }
-_OFFICIAL = (names.INPUT, names.OUTPUT, names.CACHE_READ, names.CACHE_WRITE, names.CACHE_CREATION, names.REASONING)
-_USUAL_TIERS = ("", "default", "standard", "auto", "on_demand")
 _PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
 
 
@@ -142,7 +131,7 @@ class Usage:
         """How many of each class; what is no number is none."""
         texts = {kind: self.text(*keys) for kind, keys in self.meaning.token_attributes.items()}
         read = {kind: int(text) if text.isascii() and text.isdecimal() else 0 for kind, text in texts.items()}
-        return {kind: min(n if n < 2**64 else 0, int(_TOKENS_MAX)) for kind, n in read.items()}
+        return {kind: min(n if n < 2**64 else 0, int(TOKENS_MAX)) for kind, n in read.items()}
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -198,11 +187,6 @@ class Usage:
     def created_at(self) -> datetime:
         """Its end, in whole microseconds."""
         return EPOCH + timedelta(microseconds=self.end_ns // 1000)
-
-
-def rounded(number: Decimal) -> Decimal:
-    """To 12 places, half to even."""
-    return number.quantize(_TWELVE_PLACES, context=EXACT)
 
 
 def candidates(request: Any, received_us: int, settings: Any) -> Iterator[Usage | str]:
@@ -327,131 +311,3 @@ def _double_text(number: float) -> str:
         return str(number)
     plain = 1e-7 < abs(number) < 1e21 or number == 0
     return f"{exact.normalize():f}" if plain else f"{exact.normalize():e}".replace("e+", "e")
-
-
-def fault(usage: Usage) -> str:
-    """What is wrong with a usage, quantities left aside; the first that applies."""
-    if usage.defect:
-        return usage.defect
-    if usage.signal == "span" and (len(usage.trace_id) != 16 or not any(usage.trace_id)):
-        return "invalid_trace_id"
-    if usage.signal == "span" and (len(usage.span_id) != 8 or not any(usage.span_id)):
-        return "invalid_span_id"
-    if usage.end_ns == 0:
-        return "time_missing"
-    if not _EARLIEST_US <= usage.end_ns // 1000 <= usage.received_us + _AHEAD_MAX_US:
-        return "time_out_of_range"
-    if not usage.action:
-        return "no_action_type"
-    if not usage.user:
-        return "no_user"
-    texts = (usage.user, usage.action, usage.model, usage.text(names.KEY), usage.text(names.RESPONSE_ID))
-    return "name_too_long" if max(len(text.encode()) for text in texts) > _NAME_BYTES_MAX else ""
-
-
-def read_quantities(usage: Usage) -> str:
-    """Fills in units, amount and tokens; returns what is wrong with them."""
-    if usage.bare or (usage.automatic and usage.convention is None):
-        return "unknown_convention"
-    wrong = _wrong_number(usage)
-    if wrong:
-        return wrong
-    tokens = usage.tokens
-    usage.tokens_in, usage.tokens_out = usage.counts
-    uncached = usage.tokens_in - tokens["cache_read"] - tokens["cache_write"] - tokens["input_audio"]
-    if uncached < 0 or tokens["cache_write_1h"] > tokens["cache_write"] or tokens["output_audio"] > tokens["output"]:
-        return "tokens_inconsistent"
-    usage.units = _token_units(usage, uncached)
-    usage.units |= {key.removeprefix(names.UNITS): _stated(usage, key) for key in _stated_units(usage)}
-    if names.AMOUNT in usage.attributes:
-        usage.amount = _stated(usage, names.AMOUNT)
-    elif not usage.units:
-        usage.units = {"call": Decimal(1)}
-    return _unknown(usage)
-
-
-def _token_units(usage: Usage, uncached: int) -> dict[str, Decimal]:
-    tokens, keys = usage.tokens, usage.meaning.token_attributes
-    tier = usage.attributes.get(usage.meaning.service_tier_attribute, "")
-    suffix = "" if usage.explicit or tier in _USUAL_TIERS else f"_{tier}"
-    sent = {
-        "input_token": uncached if usage.text(*keys["input"]) else None,
-        "output_token": tokens["output"] - tokens["output_audio"] if usage.text(*keys["output"]) else None,
-    }
-    others = {
-        "cache_read_token": tokens["cache_read"],
-        "cache_write_token": tokens["cache_write"] - tokens["cache_write_1h"],
-        "cache_write_1h_token": tokens["cache_write_1h"],
-        "input_audio_token": tokens["input_audio"],
-        "output_audio_token": tokens["output_audio"],
-    }
-    found = {unit: n for unit, n in sent.items() if n is not None} | {unit: n for unit, n in others.items() if n}
-    units = {unit + suffix: Decimal(n) for unit, n in found.items()}
-    return units | ({"reasoning_token": Decimal(tokens["reasoning"])} if tokens["reasoning"] else {})
-
-
-def _unknown(usage: Usage) -> str:
-    """Why a usage whose emitter did not tell all is not charged."""
-    if usage.attributes.get(names.USAGE_UNKNOWN) == "true":
-        return "usage_unknown"
-    if usage.is_estimate and usage.settings.estimated == "quarantine":
-        return "estimated"
-    if usage.explicit:
-        return ""
-    row, keys = usage.meaning, usage.meaning.token_attributes
-    marks = {usage.text(names.OPERATION), usage.text(names.OPENINFERENCE_KIND), usage.text(names.LLM_REQUEST_TYPE)}
-    embedding = bool(marks & {"embeddings", "EMBEDDING", "embedding"})
-    complete = usage.text(*keys["input"]) and (usage.text(*keys["output"]) or embedding)
-    if not complete or not usage.counts[0] or not (embedding or _finished(usage)):
-        return "usage_unknown"
-    if usage.attributes.get(row.stream_attribute, "").lower() not in ("", "false") and _lost_in_streams(usage):
-        return "emitter_unreliable"
-    if usage.last_call_only:
-        return "emitter_unreliable"
-    long = 0 < row.cache_unknown_from <= usage.tokens_in
-    return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""
-
-
-def _finished(usage: Usage) -> bool:
-    if usage.meaning.finish_attribute:
-        return bool(usage.text(usage.meaning.finish_attribute))
-    return usage.provider != "anthropic" or bool(
-        usage.text(names.FINISH_REASONS, names.STOP_REASON, "llm.finish_reason")
-    )
-
-
-def _lost_in_streams(usage: Usage) -> bool:
-    cached = usage.tokens["cache_read"] + usage.tokens["cache_write"]
-    told = bool(usage.text(*usage.meaning.token_attributes["cache_read"]))
-    return {"output": True, "cache_zero": not cached, "cache_absent": not told}.get(usage.meaning.stream_flaw, False)
-
-
-def _stated_units(usage: Usage) -> list[str]:
-    return [key for key in usage.attributes if key.startswith(names.UNITS)]
-
-
-def _stated(usage: Usage, key: str) -> Decimal:
-    return rounded(Decimal(usage.attributes[key]))
-
-
-def _wrong_number(usage: Usage) -> str:
-    """What is wrong with the first number that cannot be charged."""
-    texts = usage.attributes
-    named = [key for keys in usage.meaning.token_attributes.values() for key in keys if texts.get(key)]
-    tokens = [key for key in _OFFICIAL if key in texts] + named
-    stated = [key for key in (*_stated_units(usage), names.AMOUNT) if key in texts]
-    faults = [_number_fault(texts[key], _TOKENS_MAX, whole=True) for key in tokens]
-    faults += [_number_fault(texts[key], _AMOUNT_MAX, inexact=key in usage.doubles) for key in stated]
-    return next((found for found in faults if found), "")
-
-
-def _number_fault(text: str, largest: Decimal, whole: bool = False, inexact: bool = False) -> str:
-    if not _NUMBER.fullmatch(text):
-        return "not_a_number"
-    number = Decimal(text)
-    if number.is_signed():
-        return "negative_number"
-    if number > largest:
-        return "number_out_of_range"
-    fits = number == number.to_integral_value() if whole else inexact or number == rounded(number)
-    return "" if fits and len(text) <= _NUMBER_CHARACTERS_MAX else "number_not_exact"
