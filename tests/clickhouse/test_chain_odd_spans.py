@@ -387,15 +387,3 @@ def test_metadata_of_every_type(fates: dict[str, Any], shared_chain: Chain) -> N
     )
     texts = ["", "0", "-1", "0.5", "true", "", "", "", "", "", "one"]
     assert event["metadata"] == {str(number): text for number, text in enumerate(texts)}
-
-
-def test_a_neighbours_name_does_not_change_a_price(chain: Chain) -> None:
-    """However two usages of one insert spread the same characters over action and model, each has its own price."""
-    chain.command(
-        "INSERT INTO credit_action_costs (action_type, unit, credits_per_unit, effective_from)"
-        " VALUES ('x', 'call', 1, '2000-01-01'), ('x\\0y', 'call', 100, '2000-01-01')"
-    )
-    names = [("x\0y", "z"), ("x", "y\0z"), ("x\0y\0z", "")]
-    chain.send(traces(*(usage_span({AMOUNT: None, ACTION: action, REQUEST_MODEL: model}) for action, model in names)))
-    assert {event["action_type"]: event["credits_charged"] for event in chain.events()} == {"x\0y": 100, "x": 1}
-    assert chain.reasons() == ["unpriced"]

@@ -309,6 +309,18 @@ def test_prices_of_many_keys_in_one_insert(chain: Chain) -> None:
     chain.assert_sums_agree()
 
 
+def test_a_neighbours_name_does_not_change_a_price(chain: Chain) -> None:
+    """However two usages of one insert spread the same characters over action and model, each has its own price."""
+    chain.command(
+        "INSERT INTO credit_action_costs (action_type, unit, credits_per_unit, effective_from)"
+        " VALUES ('x', 'call', 1, '2000-01-01'), ('x\\0y', 'call', 100, '2000-01-01')"
+    )
+    names = [("x\0y", "z"), ("x", "y\0z"), ("x\0y\0z", "")]
+    chain.send(traces(*(usage_span({AMOUNT: None, ACTION: action, REQUEST_MODEL: model}) for action, model in names)))
+    assert {event["action_type"]: event["credits_charged"] for event in chain.events()} == {"x\0y": 100, "x": 1}
+    assert chain.reasons() == ["unpriced"]
+
+
 @pytest.mark.parametrize("row", [{"credits_per_unit": -1}, {"action_type": ""}, {"model": ""}, {"unit": ""}], ids=str)
 def test_the_book_refuses_rows_that_mean_nothing(chain: Chain, row: dict[str, Any]) -> None:
     """A negative price, or one for nothing, cannot be entered."""
