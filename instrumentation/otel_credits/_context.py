@@ -81,8 +81,11 @@ class UsageContext:
     @property
     def user(self) -> str | None:
         """The user as text. The resolver is asked until it knows one."""
-        if self._user is None and self._resolve is not None:
-            self._user = _resolved(self._resolve)
+        # Read once, and in this order: another thread may learn the user meanwhile.
+        if self._user is None and (resolve := self._resolve) is not None:
+            user = _resolved(resolve)
+            if user is not None:
+                self._know(user)
         return self._user
 
     def set_user(self, user_id: UserId) -> None:
@@ -91,7 +94,12 @@ class UsageContext:
         Raises:
             BadArgument: `user_id` is not a UUID, str or int.
         """
-        self._user = user_text(user_id)
+        self._know(user_text(user_id))
+
+    def _know(self, user: str) -> None:
+        self._user = user
+        # It is not asked again, and what it refers to (the request) need not live as long as this.
+        self._resolve = None
 
 
 def _resolved(resolve: Callable[[], Any]) -> str | None:

@@ -20,7 +20,7 @@ from otel_credits._context import current_usage, current_user, user_of
 from otel_credits._guard import say_once
 from otel_credits._names import KnownNames
 from otel_credits._settings import Settings
-from otel_credits._span_memory import recall, remember
+from otel_credits._span_memory import SpanMemory, remember, take_memory
 from otel_credits._usage import add_texts, attributes_to_read, span_like
 
 # Their internal spans are "http send" and "http receive", several a request, which no one asks who the user was.
@@ -54,10 +54,10 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            settings, present = self._settings(), attributes_to_read(span)
+            settings, present, memory = self._settings(), attributes_to_read(span), take_memory(span)
             if not settings.forward_spans and not _usages.among(present) and not span.dropped_attributes:
                 return
-            lost = _lost_attributes(span, present)
+            lost = _lost_attributes(span, present, memory)
             attributes: Mapping[str, Any] = {**lost, **present} if lost else present
             if is_wanted(span, attributes, settings):
                 self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
@@ -93,13 +93,12 @@ def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:
         span.set_attributes(missing)
 
 
-def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any]) -> dict[str, Any]:
+def _lost_attributes(span: ReadableSpan, present: Mapping[str, Any], memory: SpanMemory | None) -> dict[str, Any]:
     """What the span lost (see _span_memory.py), and the user of its usage context if that was not known before."""
     lost: dict[str, Any] = {}
     is_named, dropped = CREDITS_USER_ID in present, span.dropped_attributes
     if is_named and not dropped:
         return lost
-    memory = recall(span)
     if memory is not None and dropped:
         lost = {name: value for name, value in memory.may_not_be_lost().items() if name not in present}
     if not is_named and CREDITS_USER_ID not in lost:

@@ -18,7 +18,7 @@ from otel_credits._names import KnownNames
 from otel_credits._usage import attributes_to_read
 
 # Where the memory is kept: with the span's SpanContext, which is one and the same object in a live span and in the copy of
-# it that processors get at its end. It lives as long as that does.
+# it that processors get at its end. It lives until then.
 _MEMORY = "_otel_credits_memory"
 
 
@@ -70,6 +70,17 @@ def bind(span: Span, usage: UsageContext) -> None:
 def recall(span: Any) -> SpanMemory | None:
     """What is remembered of a span: a live one, or the copy of it that processors get at its end."""
     found = getattr(span.get_span_context(), "__dict__", _NOTHING).get(_MEMORY)
+    return found if type(found) is SpanMemory else None
+
+
+def take_memory(span: Any) -> SpanMemory | None:
+    """What is remembered of a span that ends. It is forgotten: spans wait for their exporters, and need not keep the usage
+    context, and the request behind it, alive meanwhile."""
+    context = span.get_span_context()
+    found = getattr(context, _MEMORY, None)
+    if found is None:
+        return None
+    context.__dict__.pop(_MEMORY, None)
     return found if type(found) is SpanMemory else None
 
 

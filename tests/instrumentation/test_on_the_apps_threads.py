@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 
 import fastapi
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.context import attach, detach
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from otel_credits import usage_context
+from otel_credits._context import UsageContext, with_usage
 from otel_credits._names import KnownNames
 from otel_credits._processor import CreditsSpanProcessor
 from otel_credits._settings import Settings
@@ -59,6 +63,43 @@ def test_a_span_context_can_be_sent_to_another_process() -> None:
         assert remembered is not None
         assert remembered.usage is not None
         assert remembered.usage.user == "42"
+
+
+class Request:
+    """What knows the user, and is large."""
+
+    def __init__(self, user: str | None) -> None:
+        self.user = user
+
+
+@pytest.mark.parametrize("user", ["ada", None])
+def test_spans_that_wait_do_not_keep_their_request(user: str | None) -> None:
+    """A span that ended and waits for its exporter keeps neither the usage context nor the request alive."""
+    request = Request(user)
+    usage, gone = UsageContext(resolve=lambda request=request: request.user), weakref.ref(request)
+    exporter = InMemorySpanExporter()
+    token = attach(with_usage(usage))
+    with (
+        watched(exporter)
+        .get_tracer("app")
+        .start_as_current_span("call", attributes={"gen_ai.system": "openai"}) as span
+    ):
+        pass
+    detach(token)
+    del request, usage, span, token
+    (ended,) = exporter.get_finished_spans()
+    assert (ended.attributes or {}).get("user.id") == user
+    assert gone() is None
+
+
+def test_a_usage_context_that_knows_its_user_does_not_keep_the_request() -> None:
+    """Once the user is known, nobody asks who it is, also if a thread goes on with the usage context for long."""
+    request = Request("ada")
+    usage, gone = UsageContext(resolve=lambda request=request: request.user), weakref.ref(request)
+    assert usage.user == "ada"
+    del request
+    assert gone() is None
+    assert usage.user == "ada"
 
 
 def test_a_limit_of_a_texts_length_is_kept() -> None:
