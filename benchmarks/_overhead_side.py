@@ -1,7 +1,8 @@
 """One side of `overhead`, a process of its own: an app with the official instrumentation alone, or with ours on top.
 
-    python -m benchmarks._overhead_side {plain|credits} {fastapi PORT|asking PORT MODEL_URL|work BROKER|send BROKER}
+    python -m benchmarks._overhead_side {plain|credits}[@ENDPOINT] {fastapi PORT|asking PORT MODEL_URL|work BROKER|send BROKER}
 
+Spans are discarded, or exported to an OTLP/gRPC endpoint: the app's own by the official exporter, the usages by ours beside it.
 Both sides are the same app: a request or a task in which an LLM span is made, as an instrumented SDK would. In `asking` the
 Anthropic SDK really asks a server, which speaks its API on this machine and answers at once. `fastapi`, `asking`
 and `work` (a Celery worker) serve until they are ended; `send` sends as many tasks as each line of its input says, one after
@@ -17,7 +18,7 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from benchmarks.tracking import Discard
 
@@ -31,23 +32,37 @@ _LLM = {
 }
 
 
-def _set_up(credits: bool) -> trace.Tracer:
+def _set_up(kind: str) -> trace.Tracer:
+    side, _, endpoint = kind.partition("@")
     provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(Discard()))
+    provider.add_span_processor(BatchSpanProcessor(_exporter(endpoint)))
     trace.set_tracer_provider(provider)
-    if credits:
+    if side == "credits":
         from otel_credits import configure
 
-        configure(exporter=Discard(), charge_genai=True, user="header:x-user-id")
+        where: dict[str, Any] = {"endpoint": endpoint} if endpoint else {"exporter": Discard()}
+        configure(**where, charge_genai=True, user="header:x-user-id")
     return trace.get_tracer("some.llm.instrumentation")
 
 
-def _serve(credits: bool, port: int, model_url: str = "") -> None:
+def _exporter(endpoint: str) -> SpanExporter:
+    if not endpoint:
+        return Discard()
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    return OTLPSpanExporter(endpoint=endpoint)
+
+
+def _is_ours(kind: str) -> bool:
+    return kind.startswith("credits")
+
+
+def _serve(kind: str, port: int, model_url: str = "") -> None:
     import uvicorn
     from fastapi import FastAPI
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-    tracer, app = _set_up(credits), FastAPI()
+    tracer, app = _set_up(kind), FastAPI()
     asked = _asked(model_url) if model_url else None
 
     @app.get("/ask/{number}")
@@ -58,7 +73,7 @@ def _serve(credits: bool, port: int, model_url: str = "") -> None:
             return {"answer": number}
 
     FastAPIInstrumentor.instrument_app(app)
-    if credits:
+    if _is_ours(kind):
         from otel_credits.fastapi import instrument_fastapi
 
         instrument_fastapi(app)
@@ -81,11 +96,11 @@ def _asked(model_url: str) -> Callable[[], Awaitable[dict[str, int]]]:
     return ask
 
 
-def _celery(credits: bool, broker: str) -> tuple[Any, Any]:
+def _celery(kind: str, broker: str) -> tuple[Any, Any]:
     from celery import Celery
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
-    tracer, app = _set_up(credits), Celery("overhead", broker=broker, backend=broker)
+    tracer, app = _set_up(kind), Celery("overhead", broker=broker, backend=broker)
 
     @app.task(name="work")
     def work(number: int) -> int:
@@ -93,26 +108,26 @@ def _celery(credits: bool, broker: str) -> tuple[Any, Any]:
             return number
 
     CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]
-    if credits:
+    if _is_ours(kind):
         from otel_credits.celery import instrument_celery
 
         instrument_celery()
     return app, work
 
 
-def _work(credits: bool, broker: str) -> None:
-    app, _ = _celery(credits, broker)
+def _work(kind: str, broker: str) -> None:
+    app, _ = _celery(kind, broker)
     app.worker_main(["worker", "--pool", "solo", "--loglevel", "ERROR", "--without-gossip", "--without-mingle"])
 
 
-def _send(credits: bool, broker: str) -> None:
+def _send(kind: str, broker: str) -> None:
     from otel_credits import usage_context
 
-    _, work = _celery(credits, broker)
+    _, work = _celery(kind, broker)
     for line in sys.stdin:
         times = []
         for number in range(int(line)):
-            context = usage_context(f"user-{number}") if credits else nullcontext()
+            context = usage_context(f"user-{number}") if _is_ours(kind) else nullcontext()
             began = time.perf_counter()
             with context:
                 result = work.delay(number)
@@ -124,6 +139,6 @@ def _send(credits: bool, broker: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2] in ("fastapi", "asking"):
-        _serve(sys.argv[1] == "credits", int(sys.argv[3]), *sys.argv[4:])
+        _serve(sys.argv[1], int(sys.argv[3]), *sys.argv[4:])
     else:
-        {"work": _work, "send": _send}[sys.argv[2]](sys.argv[1] == "credits", sys.argv[3])
+        {"work": _work, "send": _send}[sys.argv[2]](sys.argv[1], sys.argv[3])

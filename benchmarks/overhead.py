@@ -9,12 +9,14 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import otel_credits
 from otel_credits_aggregator.demo.processes import accepts_connections, clean_environment, free_port, wait_until
 
 from benchmarks._report import Figure, Report, Target, median, percentile, spread
+from benchmarks._rotel import Rotel
 from benchmarks._sender import REPOSITORY
 from benchmarks.tracking import Discard, track
 
@@ -26,6 +28,7 @@ _STARTED_TIMEOUT_S = 60.0
 _USAGES = 2000
 # The microseconds of so many requests or tasks.
 Side = Callable[[int], list[float]]
+Started = Callable[[str], AbstractContextManager[Side]]
 
 
 def run(quick: bool) -> Report:
@@ -34,10 +37,11 @@ def run(quick: bool) -> Report:
     figures: list[Figure] = []
     sides = {"request that asks a model": _asking, "empty request": _fastapi, "empty task": _celery}
     for what, started in sides.items():
-        with started("plain") as plain, started("credits") as credits:
-            plain(each), credits(each)  # a round that does not count
-            pairs = [_round(plain, credits, each, number) for number in range(rounds)]
-        figures += _figures(what, pairs)
+        figures += _figures(what, _pairs(started, rounds, each))
+    with tempfile.TemporaryDirectory() as folder, Rotel(Path(folder)) as rotel:
+        endpoint = f"@http://127.0.0.1:{rotel.grpc_port}"
+        for what, started in sides.items():
+            figures += _figures(f"{what}, spans exported", _pairs(started, rounds, each, endpoint))
     return Report(
         "Overhead",
         [*figures, Figure("memory of a usage that waits", _bytes_of_a_usage(), "bytes")],
@@ -45,8 +49,16 @@ def run(quick: bool) -> Report:
             f"{rounds} rounds of {each} requests or tasks a side, in turn. Each makes one LLM span; with otel-credits that is a"
             " usage of the request's user, which its exporter gets beside the app's own. One that asks a model does so with the"
             " Anthropic SDK, and a server on this machine answers at once (a model takes seconds). An empty one does no more."
+            " Spans are discarded, or where it says so exported to rotel over OTLP/gRPC: the app's own by the official exporter,"
+            " the usages by ours beside it."
         ],
     )
+
+
+def _pairs(started: Started, rounds: int, each: int, endpoint: str = "") -> list[tuple[list[float], list[float]]]:
+    with started(f"plain{endpoint}") as plain, started(f"credits{endpoint}") as credits:
+        plain(each), credits(each)  # a round that does not count
+        return [_round(plain, credits, each, number) for number in range(rounds)]
 
 
 def _round(plain: Side, credits: Side, each: int, number: int) -> tuple[list[float], list[float]]:
