@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from otel_credits_aggregator.envelope import allowed, framed
+from otel_credits_aggregator.envelope import allowed, framed, framed_parts
 from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.privacy import stripped
@@ -43,6 +43,8 @@ ONE_BLOCK = {
     # Planning the views is half of what an insert costs; without these two it is a tenth less, and the rest takes no longer.
     "query_plan_merge_expressions": 0,
     "query_plan_remove_unused_columns": 0,
+    # It looks for comparisons that follow from others, finds none here, and is a fifth of an insert of LLM calls.
+    "optimize_and_compare_chain": 0,
 }
 # The token makes a repeated insert complete what the first one left undone, in every table behind the views.
 _EXACTLY_ONCE = {
@@ -143,19 +145,45 @@ def token_settings(token: str, books: str = "") -> dict[str, Any]:
     return {**ONE_BLOCK, **_EXACTLY_ONCE, **as_composed, "insert_deduplication_token": token}
 
 
-def insert(client: Client, spool: Spool, batch: Batch) -> None:
+def insert(client: Client, spool: Spool, batch: Batch, *, in_parts: bool) -> None:
     """Inserts a batch; repeating it changes nothing that is already there.
+
+    Args:
+        client: of the store.
+        spool: where the requests are.
+        batch: which.
+        in_parts: see :func:`insert_requests`.
 
     Raises:
         ClickHouseError: it may or may not have been applied, wholly or in part: repeat it.
     """
-    insert_requests(client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch), batch.books)
+    # No name is given to the requests: whoever has one keeps them in memory until the insert is done.
+    insert_requests(
+        client, batch.signal, batch.batch_id, batch.fields, spool.payloads(batch), batch.books, in_parts=in_parts
+    )
 
 
 def insert_requests(
-    client: Client, signal: Signal, batch_id: str, fields: bytes, requests: Iterable[Request], books: str = ""
+    client: Client,
+    signal: Signal,
+    batch_id: str,
+    fields: bytes,
+    requests: Iterable[Request],
+    books: str = "",
+    *,
+    in_parts: bool = False,
 ) -> None:
     """Inserts requests as one batch.
+
+    Args:
+        client: of the store.
+        signal: what the requests carry.
+        batch_id: the token of the insert, too.
+        fields: of the envelope, the same for all.
+        requests: to insert.
+        books: what the insert sees of prices and rules; empty: all.
+        in_parts: whether to give the body to the client piece by piece, which saves its size in memory. For the embedded
+            store, which reads it from a file; a server is told the length of a body, so that one that is cut off is noticed.
 
     Raises:
         ClickHouseError: see :func:`insert`.
@@ -167,7 +195,7 @@ def insert_requests(
         "format_schema_message_name": message,
         "input_format_protobuf_oneof_presence": 1,
     }
-    body = framed(batch_id, fields, requests)
+    body = (framed_parts if in_parts else framed)(batch_id, fields, requests)
     # They are in the body; the insert takes a while.
     del requests
     client.raw_insert(

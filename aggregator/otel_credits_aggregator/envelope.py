@@ -3,13 +3,13 @@
 Protobuf messages concatenate, so a field appended to a request's bytes becomes part of it; nothing is encoded again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 from otel_credits_aggregator.otlp import ENVELOPE_FIELD
 from otel_credits_aggregator.settings import Settings
 from otel_credits_aggregator.spool import Request
 
-__all__ = ["allowed", "binding_fields", "charges_genai", "framed", "settings_fields"]
+__all__ = ["allowed", "binding_fields", "charges_genai", "framed", "framed_parts", "settings_fields"]
 
 # Field numbers of Envelope in clickhouse/otlp.proto.
 _BATCH_ID, _RECEIVED_AT_US, _CHARGE_GENAI, _USER_ATTRIBUTES, _DEFAULT_USER, _RECEIVER = 1, 2, 3, 4, 5, 6
@@ -55,12 +55,17 @@ def allowed(binding: bytes) -> tuple[list[str], list[str]]:
 
 def framed(batch_id: str, fields: bytes, requests: Iterable[Request]) -> bytes:
     """The body of an insert: each request, with envelope and length."""
+    return b"".join(framed_parts(batch_id, fields, requests))
+
+
+def framed_parts(batch_id: str, fields: bytes, requests: Iterable[Request]) -> Generator[bytes, None, None]:
+    """The same in parts, so that the whole of it is never in memory."""
     common = fields + _text(_BATCH_ID, batch_id)
-    parts: list[bytes] = []
     for payload, received_at_us, binding in requests:
         envelope = _delimited(ENVELOPE_FIELD, common + binding + _integer(_RECEIVED_AT_US, received_at_us))
-        parts += (_varint(len(payload) + len(envelope)), payload, envelope)
-    return b"".join(parts)
+        yield _varint(len(payload) + len(envelope))
+        yield payload
+        yield envelope
 
 
 def _varint(value: int) -> bytes:

@@ -177,7 +177,7 @@ class Lane:
                 run_replay(client, batch)
             else:
                 passing("insert_begun")
-                insert(client, self._spool, batch)
+                insert(client, self._spool, batch, in_parts=is_embedded(self._settings.dsn))
             passing("doubles_unseen")
             self._look_for_doubles(client, batch)
         except Exception as error:

@@ -84,7 +84,7 @@ class Chain:
 
     def insert(self, batch: Batch) -> None:
         """Inserts a batch; it stays in the spool, so that it can be inserted again."""
-        insert(self.client, self.spool, batch)
+        insert(self.client, self.spool, batch, in_parts=True)
 
     def send(self, *requests: Message, **settings: Any) -> Batch:
         """Inserts requests of one signal as one batch, and forgets it as the inserter does."""
