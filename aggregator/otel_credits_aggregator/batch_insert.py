@@ -43,7 +43,7 @@ ONE_BLOCK = {
     # Planning the views is half of what an insert costs; without these two it is a tenth less, and the rest takes no longer.
     "query_plan_merge_expressions": 0,
     "query_plan_remove_unused_columns": 0,
-    # It looks for comparisons that follow from others, finds none here, and is a fifth of an insert of LLM calls.
+    # Looking for comparisons that follow from others is a fifth of what a small insert of LLM calls takes.
     "optimize_and_compare_chain": 0,
 }
 # The token makes a repeated insert complete what the first one left undone, in every table behind the views.

@@ -76,12 +76,10 @@ def recall(span: Any) -> SpanMemory | None:
 def take_memory(span: Any) -> SpanMemory | None:
     """What is remembered of a span that ends. It is forgotten: spans wait for their exporters, and need not keep the usage
     context, and the request behind it, alive meanwhile."""
-    context = span.get_span_context()
-    found = getattr(context, _MEMORY, None)
-    if found is None:
-        return None
-    context.__dict__.pop(_MEMORY, None)
-    return found if type(found) is SpanMemory else None
+    memory = recall(span)
+    if memory is not None:
+        span.get_span_context().__dict__.pop(_MEMORY, None)
+    return memory
 
 
 def _keep(span: Span, memory: SpanMemory) -> None:
