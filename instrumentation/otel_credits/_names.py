@@ -9,19 +9,23 @@ _NAMES_MAX = 4096
 
 
 class KnownNames:
-    """Whether attributes have a name that matters; those that do not are known the next time, all of a span in one step."""
+    """Whether attributes have a name that matters. Names are known the next time, all of a span in one step."""
 
     def __init__(self, matters: Callable[[str], bool]) -> None:
         self._matters = matters
         self._others: set[str] = set()
+        self._mattering: set[str] = set()
 
     def among(self, attributes: Mapping[str, object]) -> bool:
         """Whether one of the names matters."""
         if attributes.keys() <= self._others:
             return False
-        matters = self._matters
+        if not self._mattering.isdisjoint(attributes):
+            return True
         for name in attributes:
-            if matters(name):
+            if self._matters(name):
+                if len(self._mattering) < _NAMES_MAX:
+                    self._mattering.add(name)
                 return True
         if len(self._others) < _NAMES_MAX:
             self._others.update(attributes)

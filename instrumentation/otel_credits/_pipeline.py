@@ -33,7 +33,7 @@ from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, St
 from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
-from otel_credits._usage import attributes_to_read, span_like, usage_span
+from otel_credits._usage import AppSpan, attributes_to_read, finished, usage_span
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -108,9 +108,9 @@ class Pipeline:
     def accept_span(self, span: ReadableSpan) -> None:
         """Record a usage that the app made a span of."""
         attributes = dict(attributes_to_read(span))
-        self._accept(span_like(span, attributes, self._stamp(span.resource)), attributes)
+        self._accept((span, attributes, self._stamp(span.resource)), attributes)
 
-    def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
+    def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
         if not self.queue.put(span, estimated_bytes(attributes), attributes):
             self.refuse(SHUTDOWN if self.queue.closed else QUEUE_FULL)
             return
@@ -119,7 +119,7 @@ class Pipeline:
         elif self.queue.inbox_length() == self.settings.batch_spans_max:
             self.thread.wake()
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("credits: recorded %s", attributes.get(ACTION_TYPE, span.name))
+            logger.debug("credits: recorded %s", attributes.get(ACTION_TYPE) or finished(span).name)
 
     def _start(self) -> None:
         self.thread.start()

@@ -55,12 +55,16 @@ class CreditsSpanProcessor(SpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         try:
             settings, present, memory = self._settings(), attributes_to_read(span), take_memory(span)
-            if not settings.forward_spans and not _usages.among(present) and not span.dropped_attributes:
+            says_usage = _usages.among(present)
+            if not says_usage and not settings.forward_spans and not span.dropped_attributes:
                 return
             lost = _lost_attributes(span, present, memory)
-            attributes: Mapping[str, Any] = {**lost, **present} if lost else present
-            if is_wanted(span, attributes, settings):
-                self._accept(span_like(span, dict(attributes), span.resource) if lost else span)
+            if lost:
+                present = {**lost, **present}
+                span, says_usage = span_like(span, present, span.resource), _usages.among(present)
+            # With a convention of LLM calls among its attributes it may be usage to the aggregator.
+            if ACTION_TYPE in present or (says_usage and settings.charge_genai) or span.kind in settings.forward_spans:
+                self._accept(span)
         except Exception as error:
             say_once("span end", logging.ERROR, "credits: a span could not be recorded", exc_info=error)
 
@@ -69,13 +73,6 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._flush(timeout_millis / 1000)
-
-
-def is_wanted(span: ReadableSpan, attributes: Mapping[str, object], settings: Settings) -> bool:
-    """Whether a span is usage, or may be to the aggregator."""
-    if span.kind in settings.forward_spans or ACTION_TYPE in attributes:
-        return True
-    return settings.charge_genai and _usages.among(attributes)
 
 
 def _scope_of(span: ReadableSpan) -> str:

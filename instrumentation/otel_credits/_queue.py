@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits._amounts import AttributeValue
 from otel_credits._attributes import SEQ
+from otel_credits._usage import AppSpan, finished
 
 if TYPE_CHECKING:
     from otel_credits._spool import StoredSpan
@@ -72,11 +73,11 @@ class UsageQueue:
         self.bytes_max = bytes_max
         self.closed = False
         self.state = threading.Condition(threading.RLock())
-        self._inbox: deque[tuple[ReadableSpan, int]] = deque()
+        self._inbox: deque[tuple[ReadableSpan | AppSpan, int]] = deque()
         # Only an estimate: threads may add to it at the same time and lose an addition. It starts from zero whenever
         # the inbox is emptied, so an error does not add up.
         self._inbox_bytes = 0
-        self._held: deque[tuple[ReadableSpan, int]] = deque()
+        self._held: deque[tuple[ReadableSpan | AppSpan, int]] = deque()
         self._held_bytes = 0
         self._done = 0
         self._exported = 0
@@ -84,7 +85,9 @@ class UsageQueue:
         # `next()` of it is atomic: threads get different numbers without a lock.
         self._numbers = count(1)
 
-    def put(self, span: ReadableSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]) -> bool:
+    def put(
+        self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
+    ) -> bool:
         """Take a usage, and number it in `attributes`, which are the span's own. False means that it was refused,
         because the queue is full or closed."""
         if (
@@ -122,7 +125,7 @@ class UsageQueue:
             for span, span_bytes in islice(self._held, spans_max):
                 if spans and size_bytes + span_bytes > bytes_max:
                     break
-                spans.append(span)
+                spans.append(finished(span))
                 size_bytes += span_bytes
             return spans
 

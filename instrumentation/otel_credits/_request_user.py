@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, cast
 
 from starlette.requests import HTTPConnection
@@ -56,15 +57,22 @@ def _token_resolver(kind: str, claim: str, settings: Settings) -> UserResolver:
 
 async def usage_of_request(resolver: UserResolver | None, scope: Scope) -> UsageContext:
     """The usage context of a request, whose user `resolver` knows, now or later."""
-    if resolver is None:
-        return UsageContext()
-    if isinstance(resolver, str):
-        return UsageContext(resolve=_named(resolver, scope))
-    function = resolver
-    if not _is_async(function):
-        return UsageContext(resolve=lambda: function(HTTPConnection(scope)))
-    user = await cast("Awaitable[UserId | None]", function(HTTPConnection(scope)))
+    of_request = resolver_of_request(resolver)
+    if of_request is not None:
+        return UsageContext(resolve=of_request(scope))
+    function = cast("Callable[[HTTPConnection], Awaitable[UserId | None]]", resolver)
+    user = await function(HTTPConnection(scope))
     return UsageContext(resolve=lambda: user)
+
+
+def resolver_of_request(resolver: UserResolver | None) -> Callable[[Scope], Callable[[], Any] | None] | None:
+    """Makes from a request what asks for its user. None if `resolver` has to be awaited."""
+    if resolver is None:
+        return lambda scope: None
+    if isinstance(resolver, str):
+        return _named(resolver)
+    function = resolver
+    return None if _is_async(function) else lambda scope: lambda: function(HTTPConnection(scope))
 
 
 def _is_async(function: object) -> bool:
@@ -73,12 +81,12 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def _named(resolver: str, scope: Scope) -> Callable[[], Any]:
+def _named(resolver: str) -> Callable[[Scope], Callable[[], Any]]:
     kind, _, name = resolver.partition(":")
-    name = name.strip()
+    header, path = name.strip().lower().encode("latin-1", "replace"), name.strip().split(".")
     if kind == "header":
-        return lambda: _header(scope, name.lower().encode("latin-1"))
-    return lambda: _state(scope, name.split("."))
+        return lambda scope: partial(_header, scope, header)
+    return lambda scope: partial(_state, scope, path)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

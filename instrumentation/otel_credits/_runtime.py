@@ -27,6 +27,7 @@ from otel_credits._queue import Stats
 from otel_credits._senders import ExporterSender, Sender, SenderFactory, sender_factory
 from otel_credits._settings import Settings, endpoint_in_environment, load_settings, sdk_disabled
 from otel_credits._threads import carry_into_thread_pools, leave_thread_pools
+from otel_credits._usage import AppSpan, finished
 
 if TYPE_CHECKING:
     from otel_credits._meter import CreditsMeter
@@ -44,8 +45,8 @@ class CapturingPipeline(Pipeline):
     def count_metered(self, meter: CreditsMeter, key: Key, scaled: int) -> None:
         self.record(usage_attributes(meter.series(key), scaled))
 
-    def _accept(self, span: ReadableSpan, attributes: dict[str, Any]) -> None:
-        self._add(span)
+    def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
+        self._add(finished(span))
 
 
 def _no_sender() -> Sender:

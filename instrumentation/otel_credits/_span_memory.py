@@ -15,7 +15,7 @@ from opentelemetry.trace import Span
 from otel_credits._attributes import CHARGE_PREFIXES, CREDITS_USER_ID, USER_ID
 from otel_credits._context import UsageContext
 from otel_credits._names import KnownNames
-from otel_credits._usage import attributes_to_read
+from otel_credits._usage import add_texts, attributes_to_read
 
 # Where the memory is kept: with the span's SpanContext, which is one and the same object in a live span and in the copy of
 # it that processors get at its end. It lives until then.
@@ -69,16 +69,19 @@ def bind(span: Span, usage: UsageContext) -> None:
 
 def recall(span: Any) -> SpanMemory | None:
     """What is remembered of a span: a live one, or the copy of it that processors get at its end."""
-    found = getattr(span.get_span_context(), "__dict__", _NOTHING).get(_MEMORY)
+    # Not through its dictionary, which asking for it would make: most spans have no memory.
+    found = getattr(span.get_span_context(), _MEMORY, None)
     return found if type(found) is SpanMemory else None
 
 
 def take_memory(span: Any) -> SpanMemory | None:
     """What is remembered of a span that ends. It is forgotten: spans wait for their exporters, and need not keep the usage
     context, and the request behind it, alive meanwhile."""
-    memory = recall(span)
-    if memory is not None:
-        span.get_span_context().__dict__.pop(_MEMORY, None)
+    context = span.get_span_context()
+    memory = getattr(context, _MEMORY, None)
+    if type(memory) is not SpanMemory:
+        return None
+    context.__dict__.pop(_MEMORY, None)
     return memory
 
 
@@ -95,4 +98,4 @@ def name_user(span: Any, user: str | None) -> None:
         return
     present = attributes_to_read(span)
     if present.get(CREDITS_USER_ID) != user or present.get(USER_ID) != user:
-        span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})
+        add_texts(span, {USER_ID: user, CREDITS_USER_ID: user})

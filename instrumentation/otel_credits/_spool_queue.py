@@ -25,6 +25,7 @@ from otel_credits._guard import say_once
 from otel_credits._queue import UsageQueue
 from otel_credits._spool import SUFFIX, SpoolFile, StoredSpan, encoded
 from otel_credits._spool_points import StoredPoint
+from otel_credits._usage import AppSpan, finished
 
 logger = logging.getLogger("otel_credits")
 
@@ -59,7 +60,10 @@ class SpoolQueue(UsageQueue):
         self._left_usages = 0
         self._look_at = 0.0
 
-    def put(self, span: ReadableSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]) -> bool:
+    def put(
+        self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
+    ) -> bool:
+        span = finished(span)
         try:
             data = encoded(span)
         except Exception:  # it is refused where it is sent, as without a spool

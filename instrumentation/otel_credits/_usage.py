@@ -41,7 +41,7 @@ def attributes_to_read(span: Any) -> Mapping[str, Any]:
 
 
 def add_texts(span: Any, texts: dict[str, str]) -> None:
-    """Sets new attributes, which are texts, on a span that starts, before anybody else has it.
+    """Sets attributes, which are texts, on a span that is recording.
 
     The SDK checks and copies each value again and takes two locks, which for two texts takes longer than all the rest of ours.
     """
@@ -79,6 +79,15 @@ def span_like(span: ReadableSpan, attributes: dict[str, Any], resource: Resource
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+# A span of the app's that is a usage, until it is sent: what `span_like` is told. The copy is made by the export thread.
+AppSpan = tuple[ReadableSpan, dict[str, Any], Resource]
+
+
+def finished(span: ReadableSpan | AppSpan) -> ReadableSpan:
+    """A usage's span as it is sent."""
+    return span_like(*span) if isinstance(span, tuple) else span
 
 
 def usage_span(

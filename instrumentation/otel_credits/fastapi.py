@@ -35,7 +35,12 @@ from starlette.middleware import Middleware
 from otel_credits._baggage import usage_of_members
 from otel_credits._context import UsageContext, inbound_baggage_is_trusted, user_of, with_usage
 from otel_credits._propagator import ensure_propagator
-from otel_credits._request_user import UserResolver, prepare_resolver, usage_of_request
+from otel_credits._request_user import (
+    UserResolver,
+    prepare_resolver,
+    resolver_of_request,
+    usage_of_request,
+)
 from otel_credits._runtime import active, current_settings
 from otel_credits._span_memory import bind, name_user
 
@@ -47,6 +52,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_REQUESTS = ("http", "websocket")
+_STARTS = ("http.response.start", "websocket.accept")
 _NATIVE_KEY = "fastapi.telemetry"
 _original_build: Callable[..., Any] | None = None
 _auto_user: UserResolver | None = None
@@ -58,32 +65,35 @@ class CreditsMiddleware:
     def __init__(self, app: App, user: UserResolver | None = None) -> None:
         self._app = app
         self._user = user
+        self._resolver = resolver_of_request(user)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, _flushing(send))
-        elif scope["type"] in ("http", "websocket"):
-            await self._request(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+    # Here and in `_naming_user`, what is awaited is given on and not awaited: a coroutine less for each request and message.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] in _REQUESTS:
+            return self._request(scope, receive, send)
+        return self._app(scope, receive, _flushing(send) if scope["type"] == "lifespan" else send)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        usage = await self._usage(scope)
+        resolver = self._resolver
+        usage = await self._asked(scope) if resolver is None else UsageContext(resolve=resolver(scope))
         if getattr(scope.get("app"), "_is_instrumented_by_opentelemetry", False):
             scope.setdefault(_NATIVE_KEY, None)
         if inbound_baggage_is_trusted() and (carried := usage_of_members(baggage.get_all())) is not None:
             usage.fill_in(carried)
         ensure_propagator()
-        server_span = get_current_span()
+        context = context_api.get_current()
+        server_span = get_current_span(context)
         bind(server_span, usage)
-        token = context_api.attach(with_usage(usage))
+        token = context_api.attach(with_usage(usage, context))
         try:
             await self._app(scope, receive, _naming_user(send, server_span, usage))
         finally:
-            name_user(server_span, user_of(usage))
+            if server_span.is_recording():
+                name_user(server_span, user_of(usage))
             context_api.detach(token)
 
-    async def _usage(self, scope: Scope) -> UsageContext:
+    async def _asked(self, scope: Scope) -> UsageContext:
+        """The usage context of a request whose user an async function knows."""
         try:
             return await usage_of_request(self._user, scope)
         except asyncio.CancelledError:
@@ -97,10 +107,10 @@ def _naming_user(send: Send, server_span: Span, usage: UsageContext) -> Send:
     """`send` that names the user on the server span when the response starts. The span started before the user was
     known, and it ends with the last byte of the response."""
 
-    async def name_user_then_send(message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.accept"):
+    def name_user_then_send(message: Message) -> Awaitable[None]:
+        if message["type"] in _STARTS:
             name_user(server_span, user_of(usage))
-        await send(message)
+        return send(message)
 
     return name_user_then_send
 
