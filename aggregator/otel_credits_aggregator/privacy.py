@@ -128,23 +128,33 @@ def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
 
 def _told_alone(answer: bytes) -> bytes:
     """The JSON of an answer with nothing but what the chain reads there, in the places where it looks for it: the provider's
-    response id, the service tier, how long cache writes live, and that there were further calls."""
+    response id, the service tier and what else sets a price, how long cache writes live, that there were further calls, and
+    that it is a count of tokens only."""
     try:
         read = json.loads(answer)
         if {"id", "usage", "model"} <= read.keys():
-            alone = _words(read, "id", "service_tier") | {
-                "model": "",
-                "usage": _words(read["usage"] or {}, "service_tier"),
-            }
-            alone["usage"]["cache_creation"] = _hour_writes((read["usage"] or {}).get("cache_creation"))
+            alone = _words(read, "id", "service_tier") | {"model": "", "usage": _of_usage(read["usage"] or {})}
         elif "usage_metadata" in read:
             history: list[Any] = [{}] if read.get("automatic_function_calling_history") else []
             alone = _words(read, "response_id") | {"usage_metadata": {}, "automatic_function_calling_history": history}
+        elif "input_tokens" in read:
+            alone = {"input_tokens": 0}
         else:
-            alone = {"llm_output": _words(read["llm_output"], "id", "service_tier"), **_of_generation(read)}
+            said = read["llm_output"]
+            alone = {"llm_output": _words(said, "id", "service_tier"), **_of_generation(read)}
+            alone["llm_output"]["usage"] = _of_usage(said.get("usage") or {})
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return b""
     return json.dumps(alone).encode()
+
+
+def _of_usage(usage: Any) -> dict[str, Any]:
+    iterations = usage.get("iterations")
+    kinds = [_words(one, "type") for one in iterations] if isinstance(iterations, list) else []
+    kept: dict[str, Any] = {"cache_creation": _hour_writes(usage.get("cache_creation")), "iterations": kinds}
+    total = usage.get("total_tokens")
+    kept |= {"total_tokens": total} if isinstance(total, int) else {}
+    return _words(usage, "service_tier", "speed", "inference_geo") | kept
 
 
 def _how_many(answers: bytes) -> bytes:

@@ -137,7 +137,7 @@ WITH
     )
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, further_calls, last_call_only, executed, answers, rule_action, rule_quantities),
+        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, usage_told, further_calls, last_call_only, executed, answers, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -156,6 +156,8 @@ SELECT
         streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
         last_call_only, 'emitter_unreliable',
+        -- Of a provider that counts reasoning beside the output, the output is not all of it.
+        tokens[5] > tokens[2], 'tokens_inconsistent',
         -- OpenLLMetry's LangChain adds up what each of several answers to one call (n=2) says, and each says what the call used.
         NOT embedding AND scope_name = 'opentelemetry.instrumentation.langchain' AND answers != '1', 'emitter_unreliable',
         NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
@@ -231,7 +233,7 @@ FROM
             -- Counts of tokens on a span that says neither that it is an LLM call nor that it is something else.
             if(charge_genai AND NOT explicit AND NOT automatic AND NOT ruled AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent',
                     'invoke_workflow', 'execute_tool', 'execute_task', 'retrieval', 'rerank', 'plan')),
-                arrayExists((key, value) -> match(value, '^[0-9]+$')
+                arrayExists((key, value) -> match(value, '^[0-9]+$') AND position(key, 'count_tokens') = 0
                     AND match(key, '(?i)(usage|^llm[.]token_count|input|output|prompt|completion|total).*tokens?|^llm[.]token_count|tokens?[._](input|output|prompt|completion|total|(in|out|used|usage|count)([._]|$))'),
                     mapKeys(attributes), mapValues(attributes)),
                 false) AS bare,
@@ -253,7 +255,10 @@ FROM
                         attributes['gen_ai.usage.cache_creation.input_tokens']),
                     attributes[rules.6[rule]], if(rules.7[rule] != '', attributes[rules.7[rule]], hour_writes), attributes[rules.8[rule]], attributes[rules.9[rule]]
                 ] AS token_texts,
-                if(attributes['gen_ai.usage.total_tokens'] != '', attributes['gen_ai.usage.total_tokens'], attributes['llm.token_count.total']) AS total,
+                multiIf(
+                    attributes['gen_ai.usage.total_tokens'] != '', attributes['gen_ai.usage.total_tokens'],
+                    attributes['llm.token_count.total'] != '', attributes['llm.token_count.total'],
+                    JSONExtractUInt(usage_told, 'total_tokens') = 0, '', toString(JSONExtractUInt(usage_told, 'total_tokens'))) AS total,
                 -- The tier of the answer; if it is not told, the one that was asked for.
                 if(attributes[rules.16[rule]] != '', attributes[rules.16[rule]], tier_elsewhere) AS tier_said,
                 arrayConcat(
@@ -305,24 +310,32 @@ FROM
                             JSONHas(answer, 'usage_metadata'), JSONExtractString(answer, 'response_id'),
                             JSONExtractString(answer, 'llm_output', 'id')) AS answer_id),
                         if(attributes['openinference.span.kind'] = 'LLM' AND charge_genai, attributes['output.value'], '') AS answer,
-                        if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier'],
-                            JSONExtractString(attributes['gen_ai.usage.raw'], 'service_tier')), firstNonDefault(
-                            JSONExtractString(answer, 'service_tier'), JSONExtractString(answer, 'usage', 'service_tier'),
-                            JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier')))
-                            AS tier_elsewhere,
+                        multiIf(answer = '', attributes['gen_ai.usage.raw'], JSONHas(answer, 'usage'), JSONExtractRaw(answer, 'usage'),
+                            JSONExtractRaw(answer, 'llm_output', 'usage')) AS usage_told,
+                        -- Anthropic's fast mode, and a call that it keeps in one country, have prices of their own, whatever the tier.
+                        arrayStringConcat(arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'), [
+                            if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier'],
+                                JSONExtractString(usage_told, 'service_tier')), firstNonDefault(
+                                JSONExtractString(answer, 'service_tier'), JSONExtractString(usage_told, 'service_tier'),
+                                JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier'))),
+                            JSONExtractString(usage_told, 'speed'), JSONExtractString(usage_told, 'inference_geo')]), '_') AS tier_elsewhere,
                         if(scope_name = 'opentelemetry.instrumentation.langchain' AND charge_genai, if(attributes['gen_ai.output.messages'] = '',
                             attributes['credits.read.answers'], toString(JSONLength(attributes['gen_ai.output.messages']))), '') AS answers,
-                        attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0 AS further_calls,
+                        -- What Anthropic does of its own accord within a call (compaction, an advisor), it counts beside the call.
+                        attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0
+                            OR match(JSONExtractRaw(usage_told, 'iterations'), '"type": ?"[^m]')
+                            OR attributes['anthropic.usage.compaction.input_tokens'] NOT IN ('', '0') AS further_calls,
                         if(answer = '', firstNonDefault(toUInt64OrZero(attributes['credits.read.cache_write_1h']),
-                            JSONExtractUInt(attributes['gen_ai.usage.raw'], 'cache_creation', 'ephemeral_1h_input_tokens')), firstNonDefault(
-                            JSONExtractUInt(answer, 'usage', 'cache_creation', 'ephemeral_1h_input_tokens'),
+                            JSONExtractUInt(usage_told, 'cache_creation', 'ephemeral_1h_input_tokens')), firstNonDefault(
+                            JSONExtractUInt(usage_told, 'cache_creation', 'ephemeral_1h_input_tokens'),
                             JSONExtractUInt(answer, 'generations', 1, 1, 'message', 'kwargs', 'usage_metadata', 'input_token_details', 'ephemeral_1h_input_tokens')))
                             AS hour_count,
                         if(hour_count = 0, '', toString(hour_count)) AS hour_writes,
                         mapContains(attributes, 'credits.action_type') AS explicit,
                         lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
                         attributes['gen_ai.operation.name'] AS operation,
-                        attributes['openinference.span.kind'] AS kind_of_span,
+                        -- Counting the tokens of a prompt is no call of a model: the provider's answer is a count, without a usage.
+                        if(JSONHas(answer, 'input_tokens'), 'COUNT', attributes['openinference.span.kind']) AS kind_of_span,
                         attributes['llm.request.type'] AS kind_of_request
                     FROM ruled_candidates
                 )

@@ -111,6 +111,8 @@ NO_PRICE = {
     "cached": "audio models have no price for cached input",
     "written": "no page that we could read prints what Nova bills for writing to the cache",
     "priority": "Anthropic sells its priority tier by contract",
+    "'fast'": "Claude Sonnet 4.5 has no fast mode",
+    "'us'": "Claude Sonnet 4.5 cannot be kept in one country",
 }
 # What an emitter leaves out without a trace, so that the charge is not the bill (docs/emitters.md).
 UNTOLD = {

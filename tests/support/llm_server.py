@@ -46,7 +46,7 @@ class Usage:
     break_after: int | None = None
     # Answer with an error of the API instead.
     error_status: int | None = None
-    # What the provider's own tools add to the prompt, beside `input` (Gemini: url_context).
+    # What the provider adds to the prompt of its own accord, beside `input` (Gemini: url_context; Anthropic: compaction).
     tool_use: int = 0
     # The service tier that the answer names.
     tier: str = ""

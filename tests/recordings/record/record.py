@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from calls import CALLS, Call  # noqa: E402
 from chains import CHAINS  # noqa: E402
+from further import FURTHER, speak_further  # noqa: E402
 from opentelemetry import trace  # noqa: E402
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: E402
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest  # noqa: E402
@@ -122,7 +123,7 @@ EMITTERS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "openlit": dict.fromkeys(
         ("groq", "mistral", "cohere", "litellm", "anthropic", "openai", "langchain"), ("openlit", "")
     ),
-    "own": {"litellm": ("litellm", ""), "pydantic": ("pydantic-ai-slim", "")},
+    "own": {"litellm": ("litellm", ""), "pydantic": ("pydantic-ai-slim", ""), "anthropic": ("anthropic", "")},
 }
 SDK_PACKAGES = {
     "google": ("google-genai",),
@@ -192,6 +193,8 @@ def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
         agents.Agent.instrument_all(settings)
         if hasattr(agents, "Embedder"):
             agents.Embedder.instrument_all(settings)
+    elif package == "anthropic":
+        trace.set_tracer_provider(provider)  # The SDK's own spans take no other.
     elif emitter == "own":
         litellm = importlib.import_module("litellm")
         otel = importlib.import_module("litellm.integrations.opentelemetry")
@@ -269,7 +272,7 @@ def record(call: Call, server: LlmServer, receiver: Receiver, sending: SpanProce
         time.sleep(0.2)
     time.sleep(0.5)
     sending.force_flush()
-    return cleaned(receiver.bodies), [truth(served) for served in server.served]
+    return cleaned(receiver.bodies), [truth(served) for served in server.served if served.api != "messages-count"]
 
 
 def main() -> None:
@@ -285,13 +288,14 @@ def main() -> None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # Or LiteLLM asks the network for it.
     os.environ["OTEL_RESOURCE_ATTRIBUTES"] = "service.name=recorder"
     speak()
+    speak_further()
     receiver = Receiver()
     emitters = options.emitter.split("__")
     sending = switch_on(emitters, options.sdk, receiver)
     installed = [EMITTERS[emitter][options.sdk][0] for emitter in emitters] + [*SDK_PACKAGES[options.sdk]]
     packages = {name: version(name) for name in dict.fromkeys(installed)}
     with LlmServer(unique_ids=True) as server:
-        for name, call in (CALLS | CHAINS)[options.sdk].items():
+        for name, call in (dict((CALLS | CHAINS)[options.sdk]) | dict(FURTHER.get(options.sdk, {}))).items():
             if options.only and name not in options.only:
                 continue
             sent, calls = record(call, server, receiver, sending)
