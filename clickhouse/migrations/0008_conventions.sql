@@ -26,7 +26,7 @@ FROM
     SELECT arrayJoin([
         -- The SDK itself, and the official line.
         ('com.anthropic.sdk.python', '', '', '', (official.1, official.2, official.3, official.4, '', official.6, '', ''),
-            'anthropic.usage.cache_creation.ephemeral_1h_input_tokens', true, 0, official_models, 'anthropic.message.stop_reason',
+            'anthropic.usage.cache_creation.ephemeral_1h_input_tokens', true, 512, official_models, 'anthropic.message.stop_reason',
             'anthropic.response.service_tier', '', []::Array(String), '', 1,
             'the spans of anthropic 2.12.0 itself, measured 2026-11-22: 137 input, 2048 read and 512 written are reported as 2697 input'),
         ('opentelemetry.instrumentation.genai.anthropic', '', '', '', official, '', true, 0, official_models, finish, '', '', [], '', 2,
@@ -54,7 +54,7 @@ FROM
             'openinference-instrumentation-langchain 0.1.80 over openai 3.54.0, measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input'),
         -- OpenLLMetry. Of a stream from Anthropic it adds the first event's placeholder, and each further delta, to the output; what
         -- messages.stream() makes has no mark but the order in which its attributes were set.
-        ('opentelemetry.instrumentation.anthropic', '0.62', '', '', (traceloop.1, traceloop.2, traceloop.3, traceloop.4, '', '', '', ''), '', true, 0, official_models,
+        ('opentelemetry.instrumentation.anthropic', '0.62', '', '', (traceloop.1, traceloop.2, traceloop.3, traceloop.4, '', '', '', ''), '', true, 512, official_models,
             finish, '', 'gen_ai.is_streaming', ['gen_ai.response.model', 'gen_ai.usage.input_tokens'], 'output', 4,
             'opentelemetry-instrumentation-anthropic 0.62.4 with anthropic 2.12.0, measured 2026-11-22: 137 input, 2048 read and 512 written are reported as 2697 input; output of streams is 1 to 34 too high'),
         ('opentelemetry.instrumentation.anthropic', '0.33.5', '0.34', '', old_traceloop, '', true, 0, official_models, 'gen_ai.response.model', '', 'llm.is_streaming',
@@ -68,7 +68,7 @@ FROM
             'opentelemetry-instrumentation-langchain 0.62.4 over openai 3.54.0, measured 2026-11-22: 164 input and 1024 cached are reported as 1188 input'),
         -- OpenLIT. Of streams it loses cached tokens (Anthropic: as 0; OpenAI: no attribute), and where the provider sent no usage it
         -- invents some.
-        ('openlit.instrumentation.anthropic', '', '', '', (traceloop.1, traceloop.2, traceloop.3, traceloop.4, '', '', '', ''), '', false, 0, official_models, finish,
+        ('openlit.instrumentation.anthropic', '', '', '', (traceloop.1, traceloop.2, traceloop.3, traceloop.4, '', '', '', ''), '', false, 1, official_models, finish,
             '', 'gen_ai.request.stream', [], 'cache_zero', 5,
             'openlit 1.44.0 with anthropic 0.125, measured 2026-11-22: 137 input, 2048 read and 512 written are reported as 137 input'),
         ('openlit.instrumentation.openai', '', '', '', traceloop, '', true, 1024, official_models, '', 'openai.response.service_tier', 'gen_ai.request.stream', [],

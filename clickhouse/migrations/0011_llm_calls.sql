@@ -153,6 +153,10 @@ SELECT
         total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
         -- Sound and pictures have prices of their own. Where they are counted, those among the cached tokens are not.
         if(rules.8[rule] = '', match(model, 'audio|realtime|transcribe|tts|image'), tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
+        -- OpenLIT reports no tier of a stream of the Responses API, but says that it was the standard one.
+        streamed AND flaw = 'cache_absent' AND tier = ''
+            AND attributes['openai.api.type'] = 'responses' AND attributes['openai.request.service_tier'] NOT IN ('', 'auto', 'default', 'standard'),
+            'emitter_unreliable',
         streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
         last_call_only, 'emitter_unreliable',
@@ -162,7 +166,7 @@ SELECT
         NOT embedding AND scope_name = 'opentelemetry.instrumentation.langchain' AND answers != '1', 'emitter_unreliable',
         NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
             -- From GPT-5.6 on OpenAI bills what it writes to the cache.
-            AND (token_texts[3] = '' OR (rules.5[rule] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
+            AND (token_texts[3] = '' OR (token_texts[4] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
         '') AS verdict,
     if(explicit OR ruled, 0, 1099511627776 * (1 + rules.20[rule])) + position AS preference,
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and

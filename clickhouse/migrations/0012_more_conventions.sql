@@ -4,7 +4,7 @@
 -- Providers: Gemini's promptTokenCount includes cachedContentTokenCount, and its candidatesTokenCount leaves out thoughtsTokenCount, which
 -- is billed as output (https://ai.google.dev/api/generate-content#UsageMetadata). Bedrock's inputTokens leave out what was read from the
 -- cache and written to it (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html).
-INSERT INTO credit_conventions (scope_name, version_from, provider, input_attribute, output_attribute, cache_read_attribute, cache_write_attribute,
+INSERT INTO credit_conventions (scope_name, version_from, version_until, provider, input_attribute, output_attribute, cache_read_attribute, cache_write_attribute,
     cache_write_1h_attribute, reasoning_attribute, input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
     request_model_attribute, finish_attribute, service_tier_attribute, several_calls, preference, source)
 WITH
@@ -21,14 +21,14 @@ WITH
     '164 input, 1024 cached and 93 output, of which 64 reasoning, are reported as 1188 input and 93 output' AS openai,
     '137 input, 2048 read and 512 written are reported as 2697 input' AS included,
     '137 input, 2048 read and 512 written are reported as 137 input' AS apart
-SELECT scope, since, provider, names.1, names.2, names.3, names.4, hour, names.6, names.7, names.8, includes, unknown_from, models.1, models.2, finished_by, tier, scope = 'opentelemetry.instrumentation.google_genai', preference,
+SELECT scope, since, until, provider, names.1, names.2, names.3, names.4, hour, names.6, names.7, names.8, includes, unknown_from, models.1, models.2, finished_by, tier, scope = 'opentelemetry.instrumentation.google_genai', preference,
     concat(package, ', measured 2026-11-25: ', said)
 FROM
 (
     SELECT arrayJoin([
         -- The Anthropic SDK's client of Bedrock.
         ('com.anthropic.sdk.python.bedrock', '', '', (official.1, official.2, official.3, official.4, '', official.6, '', ''),
-            'anthropic.usage.cache_creation.ephemeral_1h_input_tokens', true, 0, official_models, 'anthropic.message.stop_reason',
+            'anthropic.usage.cache_creation.ephemeral_1h_input_tokens', true, 512, official_models, 'anthropic.message.stop_reason',
             'anthropic.response.service_tier', 1, 'the spans of anthropic 2.13.0 itself', included),
         -- Gemini.
         ('opentelemetry.instrumentation.google_genai', '1.3', 'gemini', (official.1, official.2, official.3, official.4, '', official.6,
@@ -70,7 +70,9 @@ FROM
             'openinference-instrumentation-langchain 0.1.80 over langchain-google-genai', gemini)
     ]) AS row,
     row.1 AS scope, row.2 AS since, row.3 AS provider, row.4 AS names, row.5 AS hour, row.6 AS includes, row.7 AS unknown_from, row.8 AS models,
-    row.9 AS finished_by, row.10 AS tier, row.11 AS preference, row.12 AS package, row.13 AS said
+    row.9 AS finished_by, row.10 AS tier, row.11 AS preference, row.12 AS package, row.13 AS said,
+    -- logfire 6.0.0b8 reports no cached tokens.
+    if(startsWith(scope, 'logfire.'), '6', '') AS until
 )
 WHERE (scope, since, provider) NOT IN (SELECT scope_name, version_from, provider FROM credit_conventions);
 

@@ -15,6 +15,7 @@ WAITS = {
     "openlit-anthropic.v140_mgr_stream_now": "emitter_unreliable",
     "openlit-anthropic.v140_both_lifetimes_stream": "emitter_unreliable",
     "openlit-openai.stream_nousage": "emitter_unreliable",
+    "openlit-openai.responses_flex_stream": "emitter_unreliable",
     "openlit-openai.v140_stream": "emitter_unreliable",
     "openlit-openai.v140_stream_plain": "emitter_unreliable",
     "openlit-openai.v140_stream_nousage": "emitter_unreliable",

@@ -12,7 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from calls import BOTH_CACHES, CACHED, CLAUDE, HI, WITH_USAGE, Call, _openai_chat, drained
+from calls import (
+    BOTH_CACHES,
+    CACHED,
+    CLAUDE,
+    FLEX,
+    HI,
+    WITH_USAGE,
+    Call,
+    _openai,
+    _openai_chat,
+    _openai_responses,
+    drained,
+)
 from support import llm_server
 from support.llm_server import Event, Served, Usage
 
@@ -71,6 +83,11 @@ def _beta(url: str, **more: Any) -> Any:
     return client.beta.messages.create(model=CLAUDE, max_tokens=99, messages=HI, **more)
 
 
+def _written(url: str) -> Any:
+    """A call of a model of which OpenAI bills what it writes to the cache."""
+    return _openai(url).chat.completions.create(model="gpt-5.6-luna", messages=HI)
+
+
 def _count_tokens(url: str) -> None:
     from anthropic import Anthropic
 
@@ -111,5 +128,9 @@ FURTHER: Mapping[str, Mapping[str, Call]] = {
     "openai": {
         "reasoning_apart": Call(lambda url: _openai_chat(f"{url}/apart"), CACHED),
         "reasoning_apart_stream": Call(lambda url: drained(_openai_chat(f"{url}/apart", **WITH_USAGE)), CACHED),
+        "written": Call(_written, replace(CACHED, cache_write=256)),
+        "responses_flex_stream": Call(
+            lambda url: drained(_openai_responses(url, service_tier="flex", stream=True)), FLEX
+        ),
     },
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import os
 import re
@@ -206,7 +207,9 @@ def _switch_on(emitter: str, sdk: str, provider: TracerProvider) -> None:
         prices.write_text("{}", "utf-8")  # Or it asks the network for them.
         kept = {"disable_metrics": True, "disable_events": True, "pricing_json": str(prices)}
         others = [name for name in names if name != sdk]
-        importlib.import_module("openlit").init(disabled_instrumentors=others, **kept)
+        init = importlib.import_module("openlit").init
+        known = inspect.signature(init).parameters  # Releases before 1.40 have no disable_events.
+        init(disabled_instrumentors=others, **{name: value for name, value in kept.items() if name in known})
     else:
         module, _, name = how.partition(":")
         getattr(importlib.import_module(module), name)().instrument(tracer_provider=provider)
