@@ -8,6 +8,7 @@ tasks of its request. Over HTTP it travels in `baggage`, and only to hosts that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,11 @@ from otel_credits._attributes import (
     BAGGAGE_RESOURCE_TYPE,
     BAGGAGE_USER,
 )
-from otel_credits._context import UsageContext, current_usage, current_user
+from otel_credits._context import UsageContext, current_usage, user_of
 
 _FIELD = "baggage"
+# A value that is the same when it is quoted. Nearly always there is only a user, whose id is such a one, and no need for more.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]{1,1000}")
 _propagator = W3CBaggagePropagator()
 _TEXTS = {
     "action_type": BAGGAGE_ACTION_TYPE,
@@ -40,11 +43,14 @@ MEMBERS = (BAGGAGE_USER, *_TEXTS.values(), BAGGAGE_METADATA)
 
 def members_of_context(context: Context | None = None) -> dict[str, str]:
     """The usage context as members of W3C baggage; empty if there is nothing to say."""
-    user, usage = current_user(context), current_usage(context)
+    usage = current_usage(context)
+    user = user_of(usage, context)
     found = {} if user is None else {BAGGAGE_USER: user}
     if usage is not None:
-        texts = ((member, getattr(usage, name)) for name, member in _TEXTS.items())
-        found |= {member: str(value) for member, value in texts if value is not None}
+        for name, member in _TEXTS.items():
+            value = getattr(usage, name)
+            if value is not None:
+                found[member] = str(value)
         if usage.metadata:
             found[BAGGAGE_METADATA] = json.dumps(dict(usage.metadata), default=str)
     return found
@@ -52,6 +58,8 @@ def members_of_context(context: Context | None = None) -> dict[str, str]:
 
 def usage_of_members(members: Mapping[str, object]) -> UsageContext | None:
     """The usage context that members of baggage describe, or None if none of ours is among them."""
+    if members.keys() == {BAGGAGE_USER} and type(user := members[BAGGAGE_USER]) is str and user:
+        return UsageContext(user=user)
     texts = {name: value for name in MEMBERS if isinstance(value := members.get(name), str) and value}
     if not texts:
         return None
@@ -86,6 +94,8 @@ def without_members(context: Context) -> Context:
 
 def header_of(members: Mapping[str, str]) -> str:
     """Members as the value of a header, in the format of W3C baggage."""
+    if members.keys() == {BAGGAGE_USER} and _PLAIN.fullmatch(members[BAGGAGE_USER]):
+        return f"{BAGGAGE_USER}={members[BAGGAGE_USER]}"
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, with_members(Context(), members))
     return carrier.get(_FIELD, "")
@@ -95,6 +105,9 @@ def members_of_header(header: object) -> dict[str, object]:
     """The members that a header has."""
     if not isinstance(header, str):
         return {}
+    name, _, value = header.partition("=")
+    if name == BAGGAGE_USER and _PLAIN.fullmatch(value):
+        return {name: value}
     return dict(baggage.get_all(_propagator.extract({_FIELD: header}, Context())))
 
 

@@ -20,7 +20,7 @@ from otel_credits._attributes import BAGGAGE_USER
 from otel_credits._guard import note_fault
 
 _trust_baggage = False
-_KEY = context_api.create_key("otel_credits.usage")
+USAGE_KEY = context_api.create_key("otel_credits.usage")
 
 
 class UsageContext:
@@ -30,7 +30,7 @@ class UsageContext:
     thread or under a copied context cannot change the context of the endpoint, but it can fill in this object.
     """
 
-    __slots__ = ("_resolve", "_user", "action_type", "description", "metadata", "resource_id", "resource_type")
+    __slots__ = ("_resolve", "action_type", "description", "known_user", "metadata", "resource_id", "resource_type")
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class UsageContext:
         resource_type: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self._user = user
+        # Who the user is, if that is known already.
+        self.known_user = user
         self._resolve = resolve
         self.action_type = action_type
         self.description = description
@@ -82,11 +83,11 @@ class UsageContext:
     def user(self) -> str | None:
         """The user as text. The resolver is asked until it knows one."""
         # Read once, and in this order: another thread may learn the user meanwhile.
-        if self._user is None and (resolve := self._resolve) is not None:
+        if self.known_user is None and (resolve := self._resolve) is not None:
             user = _resolved(resolve)
             if user is not None:
                 self._know(user)
-        return self._user
+        return self.known_user
 
     def set_user(self, user_id: UserId) -> None:
         """Set the user.
@@ -97,7 +98,7 @@ class UsageContext:
         self._know(user_text(user_id))
 
     def _know(self, user: str) -> None:
-        self._user = user
+        self.known_user = user
         # It is not asked again, and what it refers to (the request) need not live as long as this.
         self._resolve = None
 
@@ -113,7 +114,7 @@ def _resolved(resolve: Callable[[], Any]) -> str | None:
 
 def current_usage(context: Context | None = None) -> UsageContext | None:
     """The innermost usage context, if there is one."""
-    found = context_api.get_value(_KEY, context)
+    found = context_api.get_value(USAGE_KEY, context)
     return found if isinstance(found, UsageContext) else None
 
 
@@ -144,7 +145,7 @@ def user_of(usage: UsageContext | None, context: Context | None = None) -> str |
 
 def with_usage(usage: UsageContext | None, context: Context | None = None) -> Context:
     """A context in which `usage` is the innermost usage context (None: in which there is none)."""
-    return context_api.set_value(_KEY, usage, context)
+    return context_api.set_value(USAGE_KEY, usage, context)
 
 
 @contextmanager

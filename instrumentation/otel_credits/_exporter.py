@@ -64,8 +64,9 @@ class ExportThread:
         self._factory = factory
         self._settings = settings
         self._sender: Sender | None = None
-        # Empty, or the thread under one name: who puts it there first starts it (`setdefault` cannot be interrupted).
-        self._running: dict[str, threading.Thread] = {}
+        # Empty, or the thread that runs in this process, under one name: who puts it there first starts it (`setdefault`
+        # cannot be interrupted).
+        self.running: dict[str, threading.Thread] = {}
         # A signal handler that records usage may come while its own thread is starting the thread.
         self._start_lock = threading.RLock()
         # Held during a request. A child that is forked while a thread is inside gRPC can never send anything.
@@ -79,24 +80,19 @@ class ExportThread:
         self._last_failure_logged = 0.0
         self._hurry = False
 
-    @property
-    def started(self) -> bool:
-        """Whether the thread runs in this process."""
-        return bool(self._running)
-
     def start(self) -> None:
         """Start the thread, unless it runs."""
         with self._start_lock:
-            if self._running or self._stopping:
+            if self.running or self._stopping:
                 return
             thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
-            if self._running.setdefault(_THREAD, thread) is not thread:
+            if self.running.setdefault(_THREAD, thread) is not thread:
                 return
             try:
                 thread.start()
             except RuntimeError as error:  # the process has no threads left, or the interpreter is ending
                 say_once("no thread", logging.ERROR, "credits: usage waits, as no thread can be started: %s", error)
-                self._running.clear()
+                self.running.clear()
 
     def wake(self) -> None:
         """There is a full batch: do not wait for the interval."""
@@ -124,7 +120,7 @@ class ExportThread:
 
     def report(self, timeout_s: float) -> None:
         """Wait until the receiver was told the counters as they are now, or until that failed, or the timeout."""
-        if not self._running or self._reports.due(now=True) is None:
+        if not self.running or self._reports.due(now=True) is None:
             return
         tried = self._report_wanted = threading.Event()
         self._wake.set()
@@ -134,7 +130,7 @@ class ExportThread:
         """End the thread. What waits stays in the queue."""
         self._stopping = True
         self._wake.set()
-        sender, thread = self._sender, self._running.get(_THREAD)
+        sender, thread = self._sender, self.running.get(_THREAD)
         self._sender = None
         if sender is not None:
             _close(sender)

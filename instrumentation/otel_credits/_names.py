@@ -13,12 +13,13 @@ class KnownNames:
 
     def __init__(self, matters: Callable[[str], bool]) -> None:
         self._matters = matters
-        self._others: set[str] = set()
+        # Those that do not matter.
+        self.others: set[str] = set()
         self._mattering: set[str] = set()
 
     def among(self, attributes: Mapping[str, object]) -> bool:
         """Whether one of the names matters."""
-        if attributes.keys() <= self._others:
+        if attributes.keys() <= self.others:
             return False
         if not self._mattering.isdisjoint(attributes):
             return True
@@ -27,6 +28,6 @@ class KnownNames:
                 if len(self._mattering) < _NAMES_MAX:
                     self._mattering.add(name)
                 return True
-        if len(self._others) < _NAMES_MAX:
-            self._others.update(attributes)
+        if len(self.others) < _NAMES_MAX:
+            self.others.update(attributes)
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing import util as multiprocessing_util
 from pathlib import Path
@@ -33,7 +33,7 @@ from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, St
 from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
-from otel_credits._usage import AppSpan, attributes_to_read, finished, usage_span
+from otel_credits._usage import AppSpan, finished, usage_span
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -60,6 +60,7 @@ class Pipeline:
         self._resource: Resource | None = None
         # The resource of an app's span, and the same with our instance id.
         self._stamped: tuple[Resource, Resource] | None = None
+        self._processor: CreditsSpanProcessor | None = None
         self._hook: ProviderHook | None = None
         self._refused_logged_at = 0.0
         self._lost_reported = 0
@@ -77,6 +78,8 @@ class Pipeline:
         if settings.spool_dir != self.settings.spool_dir:
             settings = self._change_spool(settings)
         self.settings = settings
+        if self._processor is not None:
+            self._processor.settings = settings
         self.queue.spans_max, self.queue.bytes_max = settings.queue_spans_max, settings.queue_bytes_max
         self.queue.closed = False
         self._resource = None
@@ -94,29 +97,32 @@ class Pipeline:
         logger.error("credits: OTEL_CREDITS_SPOOL_DIR cannot change once usage was recorded; it stays as it was")
         return replace(settings, spool_dir=self.settings.spool_dir)
 
-    def watch_spans(self, accept: Callable[[ReadableSpan], None]) -> None:
+    def watch_spans(self, accept: Callable[[ReadableSpan, Mapping[str, Any]], None]) -> None:
         """Put the processor on the app's tracer provider. It hands usage spans to `accept`."""
         if self._hook is None:
-            processor = CreditsSpanProcessor(accept, self.flush, lambda: self.settings)
-            self._hook = ProviderHook(processor, self.forget_resource)
+            self._processor = CreditsSpanProcessor(accept, self.flush, self.settings)
+            self._hook = ProviderHook(self._processor, self.forget_resource)
         self._hook.install()
 
     def record(self, attributes: dict[str, AttributeValue], parent_context: Context | None = None) -> None:
         """Record a usage with these attributes, now. Takes no lock and does not wait."""
         self._accept(usage_span(attributes, self.resource(), parent_context), attributes)
 
-    def accept_span(self, span: ReadableSpan) -> None:
-        """Record a usage that the app made a span of."""
-        attributes = dict(attributes_to_read(span))
-        self._accept((span, attributes, self._stamp(span.resource)), attributes)
+    def accept_span(self, span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+        """Record a usage that the app made a span of, which has these attributes."""
+        own, stamped, resource = dict(attributes), self._stamped, span.resource
+        if stamped is None or stamped[0] is not resource:
+            self._stamped = stamped = (resource, self.instance.stamp(resource))
+        self._accept((span, own, stamped[1]), own)
 
     def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
-        if not self.queue.put(span, estimated_bytes(attributes), attributes):
+        new = self.queue.put(span, estimated_bytes(attributes), attributes)
+        if not new:
             self.refuse(SHUTDOWN if self.queue.closed else QUEUE_FULL)
             return
-        if not self.thread.started:
+        if not self.thread.running:
             self._start()
-        elif self.queue.inbox_length() == self.settings.batch_spans_max:
+        elif new == self.settings.batch_spans_max:
             self.thread.wake()
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("credits: recorded %s", attributes.get(ACTION_TYPE) or finished(span).name)
@@ -129,7 +135,7 @@ class Pipeline:
 
     def ensure_started(self) -> None:
         """There is something to send from now on."""
-        if not self.thread.started:
+        if not self.thread.running:
             self._start()
 
     def count_metered(self, meter: CreditsMeter, key: Key, scaled: int) -> None:
@@ -196,12 +202,6 @@ class Pipeline:
             resource = resource.merge(Resource({SERVICE_NAME: self.settings.service_name}))
         self._resource = self.instance.stamp(resource)
         return self._resource
-
-    def _stamp(self, resource: Resource) -> Resource:
-        stamped = self._stamped
-        if stamped is None or stamped[0] is not resource:
-            self._stamped = stamped = (resource, self.instance.stamp(resource))
-        return stamped[1]
 
     def _counters(self, stats: Stats) -> ExportMetricsServiceRequest:
         return counters_request(stats, self.resource(), started_ns=self.instance.started_ns)

@@ -70,8 +70,7 @@ class CreditsPropagator(TextMapPropagator):
 
 def strip(carrier: object) -> None:
     """Take the members of ours out of a carrier's baggage header, if it is a mapping and has one."""
-    header = carrier.get(_FIELD) if isinstance(carrier, MutableMapping) else None
-    if not isinstance(carrier, MutableMapping) or not isinstance(header, str) or not header:
+    if not isinstance(carrier, MutableMapping) or not (header := carrier.get(_FIELD)) or not isinstance(header, str):
         return
     left = header_without_ours(header)
     if left != header:
@@ -93,7 +92,7 @@ def install_propagator(trusted: TrustedHosts) -> None:
 def ensure_propagator() -> None:
     """Wrap the app's propagator if it is not."""
     inner = propagate.get_global_textmap()
-    if not isinstance(inner, CreditsPropagator):
+    if type(inner) is not CreditsPropagator:
         propagate.set_global_textmap(CreditsPropagator(inner))
 
 

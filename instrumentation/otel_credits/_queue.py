@@ -87,19 +87,19 @@ class UsageQueue:
 
     def put(
         self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
-    ) -> bool:
-        """Take a usage, and number it in `attributes`, which are the span's own. False means that it was refused,
-        because the queue is full or closed."""
+    ) -> int:
+        """Take a usage, and number it in `attributes`, which are the span's own. Returns how many usages are new since
+        the export thread last looked; 0 means that it was refused, because the queue is full or closed."""
         if (
             self.closed
             or len(self._inbox) + len(self._held) >= self.spans_max
             or self._inbox_bytes + self._held_bytes + size_bytes > self.bytes_max
         ):
-            return False
+            return 0
         attributes[SEQ] = next(self._numbers)
         self._inbox_bytes += size_bytes
         self._inbox.append((span, size_bytes))
-        return True
+        return len(self._inbox) or 1
 
     def _waiting(self) -> int:
         return len(self._inbox) + len(self._held)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
 from typing import Any, cast
 
 from starlette.requests import HTTPConnection
@@ -57,22 +56,23 @@ def _token_resolver(kind: str, claim: str, settings: Settings) -> UserResolver:
 
 async def usage_of_request(resolver: UserResolver | None, scope: Scope) -> UsageContext:
     """The usage context of a request, whose user `resolver` knows, now or later."""
-    of_request = resolver_of_request(resolver)
-    if of_request is not None:
-        return UsageContext(resolve=of_request(scope))
+    maker = usage_maker(resolver)
+    if maker is not None:
+        return maker(scope)
     function = cast("Callable[[HTTPConnection], Awaitable[UserId | None]]", resolver)
     user = await function(HTTPConnection(scope))
     return UsageContext(resolve=lambda: user)
 
 
-def resolver_of_request(resolver: UserResolver | None) -> Callable[[Scope], Callable[[], Any] | None] | None:
-    """Makes from a request what asks for its user. None if `resolver` has to be awaited."""
+def usage_maker(resolver: UserResolver | None) -> Callable[[Scope], UsageContext] | None:
+    """Makes the usage context of a request. None if `resolver` has to be awaited."""
     if resolver is None:
-        return lambda scope: None
+        return lambda scope: UsageContext()
     if isinstance(resolver, str):
-        return _named(resolver)
+        kind, _, name = resolver.partition(":")
+        return _of_header(name) if kind == "header" else _of_state(name)
     function = resolver
-    return None if _is_async(function) else lambda scope: lambda: function(HTTPConnection(scope))
+    return None if _is_async(function) else lambda scope: UsageContext(resolve=lambda: function(HTTPConnection(scope)))
 
 
 def _is_async(function: object) -> bool:
@@ -81,20 +81,27 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def _named(resolver: str) -> Callable[[Scope], Callable[[], Any]]:
-    kind, _, name = resolver.partition(":")
-    header, path = name.strip().lower().encode("latin-1", "replace"), name.strip().split(".")
-    if kind == "header":
-        return lambda scope: partial(_header, scope, header)
-    return lambda scope: partial(_state, scope, path)
+def _of_header(name: str) -> Callable[[Scope], UsageContext]:
+    """The first header of this name, which the server gives in lower case (ASGI, "HTTP Connection Scope"). It is there
+    with the request; if not, a middleware below may still add it."""
+    wanted = name.strip().lower().encode("latin-1", "replace")
+
+    def header(scope: Scope) -> str | None:
+        for name, value in scope["headers"]:
+            if name == wanted:
+                return cast("bytes", value).decode("latin-1").strip() or None
+        return None
+
+    def usage(scope: Scope) -> UsageContext:
+        user = header(scope)
+        return UsageContext(user=user) if user is not None else UsageContext(resolve=lambda: header(scope))
+
+    return usage
 
 
-def _header(scope: Scope, name: bytes) -> str | None:
-    """The first header of this name, which the server gives in lower case (ASGI, "HTTP Connection Scope")."""
-    for header, value in scope["headers"]:
-        if header == name:
-            return cast("bytes", value).decode("latin-1") or None
-    return None
+def _of_state(name: str) -> Callable[[Scope], UsageContext]:
+    path = name.strip().split(".")
+    return lambda scope: UsageContext(resolve=lambda: _state(scope, path))
 
 
 def _state(scope: Scope, path: list[str]) -> Any:

@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -80,10 +80,10 @@ def current_settings() -> Settings:
     return load_settings({}) if _pipeline is None else _pipeline.settings
 
 
-def _accept_span(span: ReadableSpan) -> None:
+def _accept_span(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
     """A usage that the app made a span of."""
     if _pipeline is not None:
-        _pipeline.accept_span(span)
+        _pipeline.accept_span(span, attributes)
 
 
 def _from_environment() -> Pipeline | None:

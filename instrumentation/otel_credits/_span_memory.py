@@ -19,21 +19,17 @@ from otel_credits._usage import add_texts, attributes_to_read
 
 # Where the memory is kept: with the span's SpanContext, which is one and the same object in a live span and in the copy of
 # it that processors get at its end. It lives until then.
-_MEMORY = "_otel_credits_memory"
+MEMORY = "_otel_credits_memory"
 
 
-class SpanMemory:
-    """The usage context of a span, and the attributes that it started with."""
+class SpanMemory(tuple[UsageContext | None, Mapping[str, Any]]):
+    """The usage context of a span, and the attributes that it started with, if some of them decide about a charge."""
 
-    __slots__ = ("_attributes", "usage")
-
-    def __init__(self, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
-        self.usage = usage
-        self._attributes = attributes
+    __slots__ = ()
 
     def may_not_be_lost(self) -> dict[str, Any]:
         """Those attributes that decide about a charge."""
-        return {name: value for name, value in self._attributes.items() if name.startswith(CHARGE_PREFIXES)}
+        return {name: value for name, value in self[1].items() if name.startswith(CHARGE_PREFIXES)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A SpanContext can be copied, and sent to another process. Its memory stays here.
@@ -50,46 +46,40 @@ _charges = KnownNames(lambda name: name.startswith(CHARGE_PREFIXES))
 
 def remember(span: Span, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
     """Remember the usage context of a span that starts, and its attributes if they may decide about a charge."""
-    if _charges.among(attributes):
-        _keep(span, SpanMemory(usage, dict(attributes)))
+    if not attributes.keys() <= _charges.others and _charges.among(attributes):
+        memory = SpanMemory((usage, dict(attributes)))
     elif usage is not None:
-        _keep(span, SpanMemory(usage, _NOTHING))
+        memory = SpanMemory((usage, _NOTHING))
+    else:
+        return
+    kept: dict[str, Any] | None = getattr(span.get_span_context(), "__dict__", None)
+    if kept is not None:
+        kept[MEMORY] = memory
 
 
 def bind(span: Span, usage: UsageContext) -> None:
-    """Say that a span that started earlier (a server span, a task's span) belongs to this usage context."""
+    """Say that a span that started earlier (a server span, a task's span) belongs to this usage context, and name the
+    user on it if there is one already."""
     if not span.is_recording():
         return
-    memory = recall(span)
-    if memory is None:
-        _keep(span, SpanMemory(usage, {}))
-    else:
-        memory.usage = usage
-
-
-def recall(span: Any) -> SpanMemory | None:
-    """What is remembered of a span: a live one, or the copy of it that processors get at its end."""
-    # Not through its dictionary, which asking for it would make: most spans have no memory.
-    found = getattr(span.get_span_context(), _MEMORY, None)
-    return found if type(found) is SpanMemory else None
-
-
-def take_memory(span: Any) -> SpanMemory | None:
-    """What is remembered of a span that ends. It is forgotten: spans wait for their exporters, and need not keep the usage
-    context, and the request behind it, alive meanwhile."""
-    context = span.get_span_context()
-    memory = getattr(context, _MEMORY, None)
-    if type(memory) is not SpanMemory:
-        return None
-    context.__dict__.pop(_MEMORY, None)
-    return memory
-
-
-def _keep(span: Span, memory: SpanMemory) -> None:
     # What has no such dictionary is a span of some other SDK, with slots.
     kept: dict[str, Any] | None = getattr(span.get_span_context(), "__dict__", None)
     if kept is not None:
-        kept[_MEMORY] = memory
+        kept[MEMORY] = SpanMemory((usage, kept[MEMORY][1] if MEMORY in kept else _NOTHING))
+    if usage.known_user is not None:
+        name_user(span, usage.known_user)
+
+
+def take_memory(context: Any) -> SpanMemory | None:
+    """What is remembered of a span that ends, by its context: the same in a live span and in the copy of it that processors
+    get. It is forgotten: spans wait for their exporters, and need not keep the usage context, and the request behind it,
+    alive meanwhile."""
+    # Not through the context's dictionary, which asking for it would make: most spans have no memory.
+    memory = getattr(context, MEMORY, None)
+    if type(memory) is not SpanMemory:
+        return None
+    context.__dict__.pop(MEMORY, None)
+    return memory
 
 
 def name_user(span: Any, user: str | None) -> None:

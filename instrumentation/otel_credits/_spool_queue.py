@@ -62,7 +62,7 @@ class SpoolQueue(UsageQueue):
 
     def put(
         self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
-    ) -> bool:
+    ) -> int:
         span = finished(span)
         try:
             data = encoded(span)
@@ -70,10 +70,12 @@ class SpoolQueue(UsageQueue):
             data = b""
         with self.state:
             if self.closed or self._on_disk_bytes + len(data) > self.spool_bytes_max:
-                return False
-            if data and not super()._waiting() and self._write(span, data):
-                return True
-            return super().put(span, size_bytes, attributes)
+                return 0
+            if (data and not super()._waiting() and self._write(span, data)) or super().put(
+                span, size_bytes, attributes
+            ):
+                return self._waiting()
+            return 0
 
     def _write(self, span: ReadableSpan, data: bytes) -> bool:
         number = next(self._numbers)

@@ -49,8 +49,8 @@ def add_texts(span: Any, texts: dict[str, str]) -> None:
     if (
         type(attributes) is BoundedAttributes
         and attributes.max_value_len is None
-        and (attributes.maxlen is None or len(attributes) + len(texts) <= attributes.maxlen)
         and type(inner := getattr(attributes, "_dict", None)) is dict
+        and (attributes.maxlen is None or len(inner) + len(texts) <= attributes.maxlen)
     ):
         inner.update(texts)
     else:

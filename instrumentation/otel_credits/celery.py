@@ -106,7 +106,8 @@ def _before_run(task: Any = None, **_: Any) -> None:
         setattr(task.request, _TOKEN, context_api.attach(with_usage(usage)))
         span = get_current_span()
         bind(span, usage)
-        name_user(span, usage.user)
+        if usage.known_user is None:
+            name_user(span, usage.user)
     except Exception as error:
         say_once("celery run", logging.ERROR, "credits: a task runs without its user", exc_info=error)
 

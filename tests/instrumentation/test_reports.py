@@ -178,7 +178,7 @@ def test_the_apps_own_spans_are_numbered_too(sink: OtlpSink) -> None:
     provider = TracerProvider(
         resource=Resource({"service.name": "app", "service.instance.id": "pod-1"}), shutdown_on_exit=False
     )
-    provider.add_span_processor(CreditsSpanProcessor(pipeline.accept_span, pipeline.flush, lambda: Settings()))
+    provider.add_span_processor(CreditsSpanProcessor(pipeline.accept_span, pipeline.flush, Settings()))
     with provider.get_tracer("app").start_as_current_span("x", attributes={"credits.action_type": "a"}) as span:
         context = span.get_span_context()
     record(1)
