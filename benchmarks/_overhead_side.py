@@ -10,15 +10,16 @@ the other, and prints the microseconds from sending to the result of each.
 """
 
 import json
+import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from benchmarks.tracking import Discard
 
@@ -50,7 +51,24 @@ def _exporter(endpoint: str) -> SpanExporter:
         return Discard()
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter(endpoint=endpoint)
+    return _Delivered(OTLPSpanExporter(endpoint=endpoint))
+
+
+class _Delivered(SpanExporter):
+    """Ends the process if spans do not arrive, and with it the benchmark: what is lost costs less than what is sent."""
+
+    def __init__(self, inner: SpanExporter) -> None:
+        self._inner = inner
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._inner.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            print(f"{len(spans)} spans did not arrive", file=sys.stderr, flush=True)
+            os._exit(1)
+        return result
+
+    def shutdown(self) -> None:
+        self._inner.shutdown()
 
 
 def _is_ours(kind: str) -> bool:
