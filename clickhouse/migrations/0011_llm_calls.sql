@@ -151,8 +151,9 @@ SELECT
         NOT embedding AND NOT finished, 'usage_unknown',
         -- An emitter that leaves out a part of the output says so in its total.
         total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
-        -- Sound and pictures have prices of their own. Where they are counted, those among the cached tokens are not.
-        if(rules.8[rule] = '', match(model, 'audio|realtime|transcribe|tts|image'), tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
+        -- Sound and pictures have prices of their own. Where sound is counted, that among the cached tokens is not, nor are pictures.
+        match(model, if(rules.8[rule] = '', 'audio|realtime|transcribe|tts|image', 'image'))
+            OR (rules.8[rule] != '' AND tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
         -- OpenLIT reports no tier of a stream of the Responses API, but says that it was the standard one.
         streamed AND flaw = 'cache_absent' AND tier = ''
             AND attributes['openai.api.type'] = 'responses' AND attributes['openai.request.service_tier'] NOT IN ('', 'auto', 'default', 'standard'),

@@ -10,6 +10,9 @@ WAITS = {
     # A release that reports cached tokens as input.
     "logfire-anthropic.v6b8_cached": "unknown_convention",
     "logfire-anthropic.v6b8_plain": "unknown_convention",
+    # A picture, which has a price of its own.
+    "ga-google.picture": "modality_unknown",
+    "oi-google.picture": "modality_unknown",
     # A provider that counts reasoning beside the output.
     "ga-openai.reasoning_apart": "tokens_inconsistent",
     "ga-openai.reasoning_apart_stream": "tokens_inconsistent",

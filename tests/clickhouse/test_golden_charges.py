@@ -111,6 +111,7 @@ NO_PRICE = {
     "cached": "audio models have no price for cached input",
     "written": "no page that we could read prints what Nova bills for writing to the cache",
     "priority": "Anthropic sells its priority tier by contract",
+    "image": "what a picture costs is not what these tokens of text cost",
     "'fast'": "Claude Sonnet 4.5 has no fast mode",
     "'us'": "Claude Sonnet 4.5 cannot be kept in one country",
 }

@@ -1,4 +1,4 @@
-"""Further calls of the OpenAI and Anthropic SDKs that are recorded, and the wire formats that they need.
+"""Further calls of the OpenAI, Anthropic and Google SDKs that are recorded, and the wire formats that they need.
 
 Like those of calls.py, each call is a function of the server's address; a path of its own says how the server answers.
 Anthropic's is after anthropic 2.14.0 (types/beta/beta_usage.py) and its documentation
@@ -20,6 +20,7 @@ from calls import (
     HI,
     WITH_USAGE,
     Call,
+    _google,
     _openai,
     _openai_chat,
     _openai_responses,
@@ -27,7 +28,9 @@ from calls import (
 )
 from support import llm_server
 from support.llm_server import Event, Served, Usage
+from wire import GEMINI_PATH
 
+GEMINI_PICTURES = "gemini-2.5-flash-image"
 Told = Callable[[Served], dict[str, Any]]
 
 
@@ -94,8 +97,20 @@ def _count_tokens(url: str) -> None:
     Anthropic(api_key="x", base_url=url, max_retries=0).messages.count_tokens(model=CLAUDE, messages=HI)
 
 
+def _picture(served: Served) -> dict[str, Any]:
+    """An answer of Gemini's that is a picture, which has a price of its own."""
+    answer = llm_server.WHOLE["gemini-generateContent"](served)
+    answer["candidates"][0]["content"]["parts"] = [{"inlineData": {"mimeType": "image/png", "data": "aGk="}}]
+    counts = [{"modality": "IMAGE", "tokenCount": served.usage.output}]
+    answer["usageMetadata"]["candidatesTokensDetails"] = counts
+    return answer
+
+
 def speak_further() -> None:
     """Adds these formats to the server's tables."""
+    path = f"{GEMINI_PATH}{GEMINI_PICTURES}:generateContent"
+    llm_server.PATHS[path], llm_server.TOLD_BY_PATH[path] = "gemini-pictures", {"model": GEMINI_PICTURES}
+    llm_server.ID_PREFIXES["gemini-pictures"], llm_server.WHOLE["gemini-pictures"] = "", _picture
     for name, told in _MESSAGES.items():
         api = f"messages-{name}"
         llm_server.PATHS[f"/{name}/v1/messages"] = api
@@ -115,6 +130,12 @@ FAST, COUNTRY = replace(BOTH_CACHES, tier="fast"), replace(BOTH_CACHES, tier="us
 COMPACTED = replace(BOTH_CACHES, tool_use=900)
 NOTHING = Usage(input=77, output=0)
 FURTHER: Mapping[str, Mapping[str, Call]] = {
+    "google": {
+        "picture": Call(
+            lambda url: _google(url).models.generate_content(model=GEMINI_PICTURES, contents="hi"),
+            Usage(input=137, output=1290),
+        ),
+    },
     "anthropic": {
         "fast": Call(lambda url: _beta(f"{url}/fast", speed="fast"), FAST),
         "fast_stream": Call(lambda url: drained(_beta(f"{url}/fast", speed="fast", stream=True)), FAST),
