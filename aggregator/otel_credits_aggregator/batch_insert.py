@@ -11,9 +11,18 @@ from otel_credits_aggregator.migrations import clickhouse_folder
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.privacy import stripped
 from otel_credits_aggregator.spool import Batch, Request, Spool
-from otel_credits_aggregator.store import Client, DatabaseError
+from otel_credits_aggregator.store import Client, DatabaseError, rows
 
-__all__ = ["ONE_BLOCK", "insert", "insert_requests", "is_permanent", "is_too_much", "quarantine_raw", "token_settings"]
+__all__ = [
+    "ONE_BLOCK",
+    "insert",
+    "insert_requests",
+    "is_permanent",
+    "is_too_much",
+    "named_attributes",
+    "quarantine_raw",
+    "token_settings",
+]
 
 _RAW_REASON = "request_not_insertable"
 _RAW_COLUMNS = (
@@ -220,7 +229,7 @@ def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception,
                 items,
                 signal,
                 spool.receiver,
-                stripped(batch.signal, payload, wanted),
+                stripped(batch.signal, payload, wanted, named_attributes(client)),
                 *allowed(binding),
             ]
         ],
@@ -233,6 +242,15 @@ def quarantine_raw(client: Client, spool: Spool, batch: Batch, error: Exception,
         column_names=["receiver", "signal", "outcome", "reason", "items"],
         settings=token_settings(f"{batch.batch_id}-outcome"),
     )
+
+
+def named_attributes(client: Client) -> dict[str, list[str]]:
+    """By scope, what the rows of `credit_conventions` name. Raises ClickHouseError."""
+    found = rows(
+        client,
+        "SELECT scope_name, arraySort(groupUniqArrayArray(attribute_names)) AS names FROM credit_conventions GROUP BY scope_name",
+    )
+    return {row["scope_name"]: row["names"] for row in found}
 
 
 def is_permanent(error: Exception, attempt: int) -> bool:

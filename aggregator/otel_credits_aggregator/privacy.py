@@ -4,11 +4,11 @@ The chain keeps only what it reads (the filter of `credit_quarantine_mv`, which 
 that cannot be inserted does not pass the chain, so it is stripped here before it goes into the quarantine.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from otel_credits_aggregator.json_places import is_place, told_at
 from otel_credits_aggregator.otlp import Signal, parse
 
 __all__ = ["KEPT", "KEPT_ENDINGS", "KEPT_PREFIXES", "for_rules", "stripped"]
@@ -23,7 +23,7 @@ KEPT = frozenset(
             "gen_ai.request.model",
             "gen_ai.request.stream",
         ),
-        "service.instance.id",
+        *("service.instance.id", "openai.api.type"),
         *("gen_ai.response.id", "gen_ai.response.model", "gen_ai.response.finish_reasons"),
         *("anthropic.message.stop_reason", "openinference.span.kind", "llm.model_name", "llm.system", "llm.provider"),
         *("llm.request.type", "error.type"),
@@ -43,19 +43,17 @@ _RULE_TEXT_BYTES_MAX: Final = 256
 _SAID: Final = re.compile(
     r"prompt|completion|message|content|instruction|(^|[._])(input|output|text|body|arguments?|documents?|answer|question)([._]|$)"
 )
-# The JSON of an answer as OpenInference reports it; it may be the only place of the provider's response id and of more.
-_ANSWER: Final = "output.value"
-# The answers that OpenLLMetry's LangChain reports, of which the chain reads how many there are.
-_ANSWERS: Final = "gen_ai.output.messages"
 
 
-def stripped(signal: Signal, payload: bytes, wanted: Sequence[str]) -> bytes:
+def stripped(signal: Signal, payload: bytes, wanted: Sequence[str], named: Mapping[str, Sequence[str]]) -> bytes:
     """The request without what is not needed to charge it.
 
     Args:
         signal: what it carries.
         payload: its bytes, which were accepted.
         wanted: attributes that the settings name: those that may name who pays, and those that are to be kept.
+        named: by scope, the attributes that its conventions name, and the places within their JSON; of these, what is said in one
+            word is kept.
 
     Raises:
         BadRequest: they are no such request.
@@ -68,7 +66,7 @@ def stripped(signal: Signal, payload: bytes, wanted: Sequence[str]) -> bytes:
         for scope in resource.scope_spans if signal is Signal.TRACES else resource.scope_metrics:
             del scope.scope.attributes[:]
             if signal is Signal.TRACES:
-                _strip_spans(scope.spans, kept)
+                _strip_spans(scope.spans, kept, named.get(scope.scope.name.decode(errors="replace"), ()))
             else:
                 _strip_metrics(scope.metrics, kept)
     stripped_request: bytes = request.SerializeToString()
@@ -115,78 +113,20 @@ def _clear_notes(span: Any) -> None:
     span.status.ClearField("message")
 
 
-def _strip_spans(spans: Any, kept: frozenset[str]) -> None:
+def _strip_spans(spans: Any, kept: frozenset[str], named: Sequence[str]) -> None:
     for span in spans:
-        for one in span.attributes:
-            if one.key == _ANSWER.encode():
-                one.value.string_value = _told_alone(one.value.string_value)
-            elif one.key == _ANSWERS.encode():
-                one.value.string_value = _how_many(one.value.string_value)
-        _keep(span.attributes, kept | {_ANSWER, _ANSWERS}, KEPT_PREFIXES)
+        told = _told_within(span.attributes, named)
+        _keep(span.attributes, kept, KEPT_PREFIXES, frozenset(named))
+        for name, text in told.items():
+            span.attributes.add(key=name.encode()).value.string_value = text.encode()
         _clear_notes(span)
 
 
-def _told_alone(answer: bytes) -> bytes:
-    """The JSON of an answer with nothing but what the chain reads there, in the places where it looks for it: the provider's
-    response id, the service tier and what else sets a price, how long cache writes live, that there were further calls, and
-    that it is a count of tokens only."""
-    try:
-        read = json.loads(answer)
-        if {"id", "usage", "model"} <= read.keys():
-            alone = _words(read, "id", "service_tier") | {"model": "", "usage": _of_usage(read["usage"] or {})}
-        elif "usage_metadata" in read:
-            history: list[Any] = [{}] if read.get("automatic_function_calling_history") else []
-            alone = _words(read, "response_id") | {"usage_metadata": {}, "automatic_function_calling_history": history}
-        elif "input_tokens" in read:
-            alone = {"input_tokens": 0}
-        else:
-            said = read["llm_output"]
-            alone = {"llm_output": _words(said, "id", "service_tier"), **_of_generation(read)}
-            alone["llm_output"]["usage"] = _of_usage(said.get("usage") or {})
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
-        return b""
-    return json.dumps(alone).encode()
-
-
-def _of_usage(usage: Any) -> dict[str, Any]:
-    iterations = usage.get("iterations")
-    kinds = [_words(one, "type") for one in iterations] if isinstance(iterations, list) else []
-    kept: dict[str, Any] = {"cache_creation": _hour_writes(usage.get("cache_creation")), "iterations": kinds}
-    total = usage.get("total_tokens")
-    kept |= {"total_tokens": total} if isinstance(total, int) else {}
-    return _words(usage, "service_tier", "speed", "inference_geo") | kept
-
-
-def _how_many(answers: bytes) -> bytes:
-    """A JSON list of as many empty objects as there are answers."""
-    try:
-        read = json.loads(answers)
-    except (ValueError, RecursionError):
-        return b""
-    return json.dumps([{}] * len(read)).encode() if isinstance(read, list) else b""
-
-
-def _of_generation(read: Any) -> dict[str, Any]:
-    try:
-        details = read["generations"][0][0]["message"]["kwargs"]["usage_metadata"]["input_token_details"]
-    except (KeyError, TypeError, IndexError):
-        return {}
-    return {
-        "generations": [[{"message": {"kwargs": {"usage_metadata": {"input_token_details": _hour_writes(details)}}}}]]
-    }
-
-
-def _hour_writes(counts: Any) -> dict[str, int]:
-    count = counts.get("ephemeral_1h_input_tokens") if isinstance(counts, dict) else None
-    return {"ephemeral_1h_input_tokens": count} if isinstance(count, int) else {}
-
-
-def _words(read: Any, *names: str) -> dict[str, Any]:
-    return {name: _word(read.get(name)) for name in names}
-
-
-def _word(value: object) -> str:
-    return value if isinstance(value, str) and _ONE_WORD.fullmatch(value) else ""
+def _told_within(attributes: Any, named: Iterable[str]) -> dict[str, str]:
+    """What is said in one word at the places within JSON that have these names."""
+    sent = {one.key.decode(errors="replace"): one.value.string_value for one in attributes}
+    found = {name: told_at(name, sent) for name in named if is_place(name) and name not in sent}
+    return {name: text for name, text in found.items() if _ONE_WORD.fullmatch(text)}
 
 
 def _strip_metrics(metrics: Any, kept: frozenset[str]) -> None:
@@ -200,18 +140,31 @@ def _strip_metrics(metrics: Any, kept: frozenset[str]) -> None:
                 point.ClearField("exemplars")
 
 
-def _keep(attributes: Any, kept: frozenset[str], prefixes: tuple[str, ...]) -> None:
-    wanted = [one for one in attributes if _is_kept(one, kept, prefixes)]
+def _keep(
+    attributes: Any, kept: frozenset[str], prefixes: tuple[str, ...], words: frozenset[str] = frozenset()
+) -> None:
+    wanted = [one for one in attributes if _is_kept(one, kept, prefixes, words)]
     del attributes[:]
     attributes.extend(wanted)
 
 
-def _is_kept(one: Any, kept: frozenset[str], prefixes: tuple[str, ...]) -> bool:
+def _is_kept(one: Any, kept: frozenset[str], prefixes: tuple[str, ...], words: frozenset[str]) -> bool:
     name = one.key.decode(errors="replace")
     if name in kept or name.startswith(prefixes):
+        return True
+    if name in words and _is_one_word(one.value):
         return True
     kind = one.value.WhichOneof("value")
     text = one.value.string_value.decode(errors="replace") if kind == "string_value" else ""
     if "oken" in name and (kind == "int_value" or _COUNT.fullmatch(text)):
         return True
     return name.endswith(_ENDINGS) and (kind in ("bool_value", "int_value") or _ONE_WORD.fullmatch(text) is not None)
+
+
+def _is_one_word(value: Any) -> bool:
+    kind = value.WhichOneof("value")
+    if kind == "string_value":
+        return _ONE_WORD.fullmatch(value.string_value.decode(errors="replace")) is not None
+    if kind == "array_value":
+        return all(one.WhichOneof("value") != "array_value" and _is_one_word(one) for one in value.array_value.values)
+    return kind in ("bool_value", "int_value", "double_value")

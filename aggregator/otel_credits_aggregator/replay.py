@@ -76,7 +76,7 @@ SELECT
     signal, {{batch_id:UUID}} AS batch_id, received_at, rowNumberInAllBlocks() AS position,
     charge_genai, if({{payer:String}} = '', q.user_attributes, ['credits.user_id']) AS user_attributes, default_user, receiver,
     allowed_services, allowed_actions, {{estimated:String}} AS estimated, service_name, scope_name, scope_version,
-    trace_id, span_id, parent_span_id, answer_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
+    trace_id, span_id, parent_span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series,
     if({{payer:String}} = '', q.attributes, mapUpdate(q.attributes, map('credits.user_id', {{payer:String}}))) AS attributes,
     double_keys, defect, rule_id
 FROM (SELECT * FROM credit_quarantine WHERE {_CHOSEN} AND raw_request = '' ORDER BY received_at, quarantine_id) AS q

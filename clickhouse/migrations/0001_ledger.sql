@@ -161,7 +161,6 @@ CREATE TABLE IF NOT EXISTS credit_quarantine
     trace_id String COMMENT 'raw bytes as received',
     span_id String COMMENT 'raw bytes as received',
     parent_span_id String COMMENT 'raw bytes as received',
-    answer_id String COMMENT 'the provider''s response id, if it was only within the text of the answer',
     name String,
     kind Int32,
     status_code Int32,

@@ -26,6 +26,10 @@ SETTINGS enable_block_number_column = 1;
 -- unknown_convention, until a row says what its attributes mean. Columns that a row leaves out have the names of OpenTelemetry's
 -- conventions. Rows are added, never changed: of the rows of one scope, version_from and provider the newest counts. Of several
 -- that match then, the one with the latest version_from counts, then one that names the provider.
+--
+-- What an emitter tells within the JSON of an attribute is named by the attribute, # and a JSON pointer (RFC 6901):
+-- output.value#/usage/service_tier. Text and numbers are read as they are, a list as [3] and an object as {3} if they hold three;
+-- what is not there, and null, is nothing.
 CREATE TABLE IF NOT EXISTS credit_conventions
 (
     scope_name String,
@@ -47,14 +51,31 @@ CREATE TABLE IF NOT EXISTS credit_conventions
     response_id_attribute String DEFAULT 'gen_ai.response.id',
     finish_attribute String DEFAULT '' COMMENT 'what only a call that was answered to its end has; empty: any known one, asked for with Anthropic only',
     service_tier_attribute String DEFAULT '',
-    stream_attribute String DEFAULT '' COMMENT 'is there, and not false, if the call was a stream',
+    request_service_tier_attribute String DEFAULT 'openai.request.service_tier' COMMENT 'the tier, if the answer tells none',
+    price_attributes Array(String) DEFAULT [] COMMENT 'what else sets a price: said to be none of the standard words, it is part of each unit''s name, as a tier is',
+    answers_attribute String DEFAULT '' COMMENT 'how many answers there were, as a number or a list, where more than one are counted wrong; empty: not asked',
+    stream_attributes Array(String) DEFAULT [] COMMENT 'one of them is there, and not false, if the call was a stream',
     stream_order Array(String) DEFAULT [] COMMENT 'two attributes that come in this order unless the call was a stream',
     stream_flaw LowCardinality(String) DEFAULT '' COMMENT 'what of a stream is not to be trusted: output; cache_zero (cached counts of 0); cache_absent (a missing cache-read count)',
     several_calls Bool DEFAULT false COMMENT 'whether a span may be of several calls, of which it tells the last only: then a tool is executed below it, or a stream has several finish reasons',
+    total_attribute String DEFAULT '' COMMENT 'input and output in all; empty: gen_ai.usage.total_tokens or llm.token_count.total, which go before it',
+    count_attribute String DEFAULT '' COMMENT 'is there if the tokens of a prompt were only counted, which is no call',
+    earlier_calls_attribute String DEFAULT '' COMMENT 'the calls before the last, of which alone it tells, as a number or a list; nothing if there were none',
     preference UInt8 DEFAULT 9 COMMENT 'of copies of a call in one insert the lowest is charged',
     source String COMMENT 'where this was measured or is documented',
     enabled Bool DEFAULT true COMMENT 'false: from this row on, there is none for its scope, version_from and provider',
     created_at DateTime64(6, 'UTC') DEFAULT now64(6),
+    attribute_names Array(String) MATERIALIZED arrayFilter(name -> name != '', arrayConcat([input_attribute, output_attribute, cache_read_attribute,
+        cache_write_attribute, cache_write_1h_attribute, reasoning_attribute, input_audio_attribute, output_audio_attribute, model_attribute,
+        request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, request_service_tier_attribute, answers_attribute,
+        earlier_calls_attribute, total_attribute, count_attribute], price_attributes, stream_attributes, stream_order)) COMMENT 'all that it names',
+    json_attributes Array(String) MATERIALIZED arraySort(arrayDistinct(arrayFilter(name -> position(name, '#') > 0, attribute_names))) COMMENT 'those of them that are within JSON',
+    json_places Array(Tuple(name String, attribute String, type_attribute String, steps Array(String))) MATERIALIZED arrayMap(name -> (
+        name,
+        substring(name, 1, position(name, '#') - 1),
+        if(match(name, '^[^#]*[.]value#'), replaceRegexpOne(name, 'value#.*$', 'mime_type'), ''),
+        arrayMap(step -> replaceAll(replaceAll(step, '~1', '/'), '~0', '~'), arraySlice(splitByChar('/', substring(name, position(name, '#') + 1)), 2))),
+        json_attributes) COMMENT 'the same taken apart: the attribute, the one that has to say that it is JSON, and the steps of the pointer',
     CONSTRAINT stream_flaw_is_known CHECK stream_flaw IN ('', 'output', 'cache_zero', 'cache_absent')
 )
 ENGINE = MergeTree

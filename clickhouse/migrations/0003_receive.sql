@@ -82,7 +82,6 @@ CREATE TABLE IF NOT EXISTS usage_candidates
     trace_id String,
     span_id String,
     parent_span_id String,
-    answer_id String COMMENT 'the provider''s response id, if the emitter has it only within the text of the answer',
     name String,
     kind Int32,
     status_code Int32,

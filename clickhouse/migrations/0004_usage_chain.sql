@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS usages
     links Array(Tuple(role String, place UUID)) COMMENT 'of an LLM call: where it stands among other spans (0011)',
     candidate Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
         default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
-        parent_span_id String, answer_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
+        parent_span_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
         double_keys Array(String), defect String, rule_id String) COMMENT 'where it came from, for the quarantine'
 )
 ENGINE = Null;
@@ -89,7 +89,6 @@ SELECT
     s.trace_id AS trace_id,
     s.span_id AS span_id,
     s.parent_span_id AS parent_span_id,
-    '' AS answer_id,
     s.name AS name,
     s.kind AS kind,
     s.status.code AS status_code,
@@ -189,7 +188,6 @@ SELECT
     '' AS trace_id,
     '' AS span_id,
     '' AS parent_span_id,
-    '' AS answer_id,
     m.name AS name,
     toInt32(0) AS kind,
     toInt32(0) AS status_code,
@@ -250,7 +248,7 @@ SELECT
         mapValues(attributes), mapKeys(attributes)) AS number_texts,
     position AS preference
 FROM usage_candidates
--- The opposite of the condition of mixed_candidates_mv (0011).
+-- The opposite of the conditions of mixed_candidates_mv and json_candidates_mv (0011).
 WHERE (
     SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
     FROM usage_candidates) = 0;
@@ -375,10 +373,10 @@ FROM
                     service_name,
                     attributes,
                     tuple(signal, batch_id, received_at, position, charge_genai, user_attributes, default_user, receiver, allowed_services, allowed_actions, service_name, scope_name, scope_version,
-                        trace_id, span_id, parent_span_id, answer_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect, rule_id)
+                        trace_id, span_id, parent_span_id, name, kind, status_code, start_time_unix_nano, end_time_unix_nano, series, double_keys, defect, rule_id)
                         ::Tuple(signal String, batch_id UUID, received_at DateTime64(6, 'UTC'), position UInt64, charge_genai Bool, user_attributes Array(String),
                             default_user String, receiver String, allowed_services Array(String), allowed_actions Array(String), service_name String, scope_name String, scope_version String, trace_id String, span_id String,
-                            parent_span_id String, answer_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
+                            parent_span_id String, name String, kind Int32, status_code Int32, start_time_unix_nano UInt64, end_time_unix_nano UInt64, series String,
                             double_keys Array(String), defect String, rule_id String) AS candidate,
                     action_type,
                     model,

@@ -150,25 +150,33 @@ FROM
 )
 WHERE p.number = 'as_int' AND bitAnd(p.flags, 1) = 0;
 
+-- Nothing of how a row is kept is planned for a block in which nothing is quarantined.
+CREATE TABLE IF NOT EXISTS quarantined_usages AS judged_usages ENGINE = Null;
+CREATE MATERIALIZED VIEW IF NOT EXISTS quarantined_usages_mv TO quarantined_usages AS
+SELECT * FROM judged_usages WHERE outcome = 'quarantined';
+
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_quarantine_mv TO credit_quarantine AS
+WITH (SELECT groupUniqArrayArray(attribute_names) FROM credit_conventions WHERE scope_name IN (SELECT candidate.scope_name FROM quarantined_usages)) AS named
 SELECT
     event_id, reason, received_at, user_id, action_type, model, signal,
     candidate.charge_genai AS charge_genai, candidate.user_attributes AS user_attributes, candidate.default_user AS default_user,
     receiver, candidate.allowed_services AS allowed_services, candidate.allowed_actions AS allowed_actions, service_name, candidate.scope_name AS scope_name, candidate.scope_version AS scope_version,
     candidate.trace_id AS trace_id, candidate.span_id AS span_id,
-    candidate.parent_span_id AS parent_span_id, candidate.answer_id AS answer_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
+    candidate.parent_span_id AS parent_span_id, candidate.name AS name, candidate.kind AS kind, candidate.status_code AS status_code,
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.') OR startsWith(key, 'anthropic.usage.')
-        OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
+        OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream', 'openai.api.type',
             'gen_ai.response.id', 'gen_ai.response.model', 'gen_ai.response.finish_reasons',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type')
-        -- What a row of credit_conventions may name, also of an emitter that has none yet: counts, and what is said in one word.
+        -- What a row of credit_conventions names, if it is said in one word or not at all; and what one may name, of an emitter that has
+        -- none yet: counts, and what is said in one word.
+        OR (has(named, key) AND match(value, '^[!-~]{0,128}$'))
         OR (position(key, 'oken') > 0 AND match(value, '^[0-9]{1,20}$'))
         OR (match(key, '[._](model|model_name|response_id|response.id|finish_reason|finish_reasons|stop_reason|service_tier|is_streaming|stream)$')
             AND match(value, '^[!-~]{1,128}$')), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
-FROM judged_usages WHERE outcome = 'quarantined';
+FROM quarantined_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_profiles_mv TO user_profiles AS
 SELECT user_id AS id, argMax(user_email, received_at) AS email, '' AS name, max(received_at) AS updated_at

@@ -1,5 +1,6 @@
 -- The long way of a block through the chain (0004): LLM calls of other instrumentations, and spans that a billing rule matches.
 --
+--   usage_candidates -> json_candidates -> mixed_candidates    what emitters tell within JSON, if any does
 --   usage_candidates -> mixed_candidates -> ruled_candidates   what billing rules say
 --   ruled_candidates -> readings                               what the attributes mean, by who emitted them
 --   rated_usages -> linked_usages -> compared_usages           whether two spans tell of one call
@@ -7,6 +8,7 @@
 -- Nothing of it is planned for a block of usages that say themselves what they are.
 
 CREATE TABLE IF NOT EXISTS mixed_candidates AS usage_candidates ENGINE = Null;
+CREATE TABLE IF NOT EXISTS json_candidates AS usage_candidates ENGINE = Null;
 CREATE TABLE IF NOT EXISTS ruled_candidates AS mixed_candidates ENGINE = Null;
 ALTER TABLE ruled_candidates
     ADD COLUMN IF NOT EXISTS rule_action String COMMENT 'what the rule makes of the span',
@@ -16,8 +18,48 @@ CREATE TABLE IF NOT EXISTS linked_usages AS rated_usages ENGINE = Null;
 CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_candidates_mv TO mixed_candidates AS
 SELECT * FROM usage_candidates
 WHERE (
-    SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
+    SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions)) > 0
+        AND countIf(charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE notEmpty(json_attributes))) = 0
+    FROM usage_candidates);
+
+-- What emitters tell within JSON becomes attributes of the names that credit_conventions has for it. Nothing of this is planned for a
+-- block without such emitters. A replay brings what was read before.
+CREATE MATERIALIZED VIEW IF NOT EXISTS json_candidates_mv TO json_candidates AS
+SELECT * FROM usage_candidates
+WHERE (
+    SELECT countIf(charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE notEmpty(json_attributes)))
     FROM usage_candidates) > 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS json_read_mv TO mixed_candidates AS
+WITH
+    (
+        SELECT (groupArray(scope_name), groupArray(places))
+        FROM (SELECT scope_name, groupUniqArrayArray(json_places) AS places FROM credit_conventions GROUP BY scope_name)
+    ) AS known
+SELECT
+    * EXCEPT (places, found)
+        REPLACE (mapUpdate(mapFromArrays(places.1, arrayMap(json -> multiIf(
+            startsWith(json, '"'), JSONExtractString(json),
+            startsWith(json, '['), concat('[', toString(JSONLength(json)), ']'),
+            startsWith(json, '{'), concat('{', toString(JSONLength(json)), '}'),
+            json = 'null', '',
+            json), found)), attributes) AS attributes)
+FROM
+(
+    SELECT
+        *,
+        -- Of what a billing rule alone may make a usage, nothing is read.
+        if(charge_genai AND ask_rules AND (hasAny(mapKeys(attributes), ['gen_ai.operation.name', 'openinference.span.kind', 'llm.request.type'])
+                OR arrayExists(key -> position(key, 'oken') > 0, mapKeys(attributes))),
+            known.2[indexOf(known.1, scope_name)], []) AS places,
+        -- OpenInference says of a value whether it is JSON; if not, it is what the model said.
+        arrayMap(place -> arrayFold((json, step) -> multiIf(
+                NOT startsWith(json, '['), JSONExtractRaw(json, step),
+                match(step, '^(0|[1-9][0-9]{0,8})$'), JSONExtractRaw(json, toInt64OrZero(step) + 1),
+                ''),
+            place.4, if(place.3 = '' OR attributes[place.3] = 'application/json', JSONExtractRaw(attributes[place.2]), '')), places) AS found
+    FROM json_candidates
+);
 
 -- Billing rules: the first that matches the span. A span that says itself what it is, is asked about none. Spans that are neither
 -- usage by a rule nor a candidate without one (the condition of span_candidates_mv) end here.
@@ -84,14 +126,17 @@ GROUP BY receiver;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_readings_mv TO readings AS
 WITH
-    -- The rows of credit_conventions that apply in this block, as arrays: the first element is how an explicit usage is read, the
-    -- others are found by the hash of scope, version and provider. One look-up a row, and none of the names is read unless it hits.
+    -- The rows of credit_conventions that apply in this block: the first is how an explicit usage is read, the others are found by
+    -- the hash of scope, version and provider.
     (
         SELECT tuple(
-            groupArray(key), groupArray(rule.1), groupArray(rule.2), groupArray(rule.3), groupArray(rule.4), groupArray(rule.5), groupArray(rule.6),
-            groupArray(rule.7), groupArray(rule.8), groupArray(rule.9), groupArray(rule.10), groupArray(rule.11), groupArray(rule.12),
-            groupArray(rule.13), groupArray(rule.14), groupArray(rule.15), groupArray(rule.16), groupArray(rule.17), groupArray(rule.18),
-            groupArray(rule.19), groupArray(rule.20), arrayMap(number -> toUInt16(number), range(1, toUInt64(count() + 1))))
+            groupArray(key),
+            arrayMap(number -> toUInt16(number), range(1, toUInt64(count() + 1))),
+            groupArray(rule)::Array(Tuple(input String, output String, cache_read String, cache_write String, reasoning String, cache_write_1h String,
+                input_audio String, output_audio String, input_includes_cache Bool, cache_unknown_from UInt64, model String, request_model String,
+                response_id String, finish String, service_tier String, request_service_tier String, answers String, streams Array(String),
+                stream_order Array(String), stream_flaw String, several_calls Bool, earlier_calls String, preference UInt8, json Array(String),
+                prices Array(String), total String, count String)))
         FROM
         (
             SELECT * FROM
@@ -100,8 +145,9 @@ WITH
                     key,
                     argMax((input_attribute, output_attribute, cache_read_attribute, cache_write_attribute, reasoning_attribute, cache_write_1h_attribute,
                             input_audio_attribute, output_audio_attribute, input_includes_cache, cache_unknown_from, model_attribute,
-                            request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, stream_attribute,
-                            stream_order, toString(stream_flaw), preference, several_calls),
+                            request_model_attribute, response_id_attribute, finish_attribute, service_tier_attribute, request_service_tier_attribute,
+                            answers_attribute, stream_attributes, stream_order, toString(stream_flaw), several_calls, earlier_calls_attribute,
+                            preference, json_attributes, price_attributes, total_attribute, count_attribute),
                         (arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+')), r.provider != '')) AS rule
                 FROM
                 (
@@ -113,7 +159,7 @@ WITH
                         arrayMap(part -> toUInt32OrZero(part), extractAll(scope_version, '[0-9]+')) AS version
                     FROM ruled_candidates
                 ) AS seen
-                INNER JOIN (SELECT * FROM credit_conventions ORDER BY created_at DESC LIMIT 1 BY scope_name, version_from, provider) AS r
+                INNER JOIN (SELECT *, json_attributes FROM credit_conventions ORDER BY created_at DESC LIMIT 1 BY scope_name, version_from, provider) AS r
                     ON r.scope_name = seen.scope_name
                 WHERE r.enabled AND r.provider IN ('', seen.provider)
                     AND version >= arrayMap(part -> toUInt32OrZero(part), extractAll(version_from, '[0-9]+'))
@@ -124,7 +170,7 @@ WITH
                     toUInt64(0) AS key,
                     ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens', 'gen_ai.usage.cache_write.input_tokens',
                         'gen_ai.usage.reasoning.output_tokens', '', '', '', true, toUInt64(0), 'gen_ai.response.model', 'gen_ai.request.model',
-                        'gen_ai.response.id', '', '', '', []::Array(String), '', toUInt8(9), false) AS rule
+                        'gen_ai.response.id', '', '', '', '', []::Array(String), []::Array(String), '', false, '', toUInt8(9), []::Array(String), []::Array(String), '', '') AS rule
             )
             ORDER BY key
         )
@@ -136,8 +182,8 @@ WITH
         WHERE charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls)
     )
 SELECT
-    * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, flaw, streamed, tier, answer, tier_elsewhere, hour_writes, hour_count, total, tier_said, usage_told, further_calls, last_call_only, executed, answers, rule_action, rule_quantities),
+    * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, how, inference, embedding, unmarked, automatic, ruled, bare, tokens,
+        input_tokens, quarter, response_id_sent, finished, streamed, tier, total, tier_said, last_call_only, executed, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -146,30 +192,32 @@ SELECT
         NOT explicit AND NOT ruled AND NOT automatic AND NOT bare, 'not_usage',
         bare OR (automatic AND rule = 1), 'unknown_convention',
         NOT automatic, '',
+        -- It came before there was this row, and nothing of its JSON was kept.
+        notEmpty(how.json) AND NOT arrayAll(name -> mapContains(attributes, name), how.json), 'usage_unknown',
         -- There is no call without a prompt.
         token_texts[1] = '' OR (token_texts[2] = '' AND NOT embedding) OR input_tokens = 0, 'usage_unknown',
         NOT embedding AND NOT finished, 'usage_unknown',
         -- An emitter that leaves out a part of the output says so in its total.
         total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
         -- Sound and pictures have prices of their own. Where sound is counted, that among the cached tokens is not, nor are pictures.
-        match(model, if(rules.8[rule] = '', 'audio|realtime|transcribe|tts|image', 'image'))
-            OR (rules.8[rule] != '' AND tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
+        match(model, if(how.input_audio = '', 'audio|realtime|transcribe|tts|image', 'image'))
+            OR (how.input_audio != '' AND tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
         -- OpenLIT reports no tier of a stream of the Responses API, but says that it was the standard one.
-        streamed AND flaw = 'cache_absent' AND tier = ''
+        streamed AND how.stream_flaw = 'cache_absent' AND tier = ''
             AND attributes['openai.api.type'] = 'responses' AND attributes['openai.request.service_tier'] NOT IN ('', 'auto', 'default', 'standard'),
             'emitter_unreliable',
-        streamed AND (flaw = 'output' OR (flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0) OR (flaw = 'cache_absent' AND token_texts[3] = '')),
+        streamed AND (how.stream_flaw = 'output' OR (how.stream_flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0)
+            OR (how.stream_flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
         last_call_only, 'emitter_unreliable',
         -- Of a provider that counts reasoning beside the output, the output is not all of it.
         tokens[5] > tokens[2], 'tokens_inconsistent',
-        -- OpenLLMetry's LangChain adds up what each of several answers to one call (n=2) says, and each says what the call used.
-        NOT embedding AND scope_name = 'opentelemetry.instrumentation.langchain' AND answers != '1', 'emitter_unreliable',
-        NOT embedding AND rules.11[rule] > 0 AND input_tokens >= rules.11[rule]
+        NOT embedding AND how.answers != '' AND attributes[how.answers] NOT IN ('1', '[1]'), 'emitter_unreliable',
+        NOT embedding AND how.cache_unknown_from > 0 AND input_tokens >= how.cache_unknown_from
             -- From GPT-5.6 on OpenAI bills what it writes to the cache.
             AND (token_texts[3] = '' OR (token_texts[4] = '' AND match(model, '(^|/)gpt-(5[.][6-9]|[6-9])'))), 'cache_unknown',
         '') AS verdict,
-    if(explicit OR ruled, 0, 1099511627776 * (1 + rules.20[rule])) + position AS preference,
+    if(explicit OR ruled, 0, 1099511627776 * (1 + how.preference)) + position AS preference,
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
     -- what is charged answers (for certain), or doubts and claims (perhaps); later is kept for other inserts only.
     -- What is charged within the span of an explicit usage is found again by the place that both keep (voids.py).
@@ -214,12 +262,10 @@ FROM
 (
     SELECT
         -- A span that a billing rule matches is read as if it said so itself: the rule's action and quantities, and of its own
-        -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules. What was read where a
-        -- replay cannot read it again becomes an attribute.
+        -- attributes who pays and what is shown. An LLM call that is charged anyway is not asked about rules. What the spans below told
+        -- becomes an attribute, as a replay comes without them.
         * REPLACE (
-            if(NOT ruled, if(answer = '' AND answers = '' AND NOT last_call_only, attributes, mapUpdate(attributes, mapFilter((key, text) -> text != '', map(
-                'credits.read.service_tier', tier_elsewhere, 'credits.read.cache_write_1h', hour_writes, 'credits.read.answers', answers,
-                'credits.read.several_calls', if(last_call_only, 'true', ''))))), mapUpdate(mapUpdate(map('credits.description', name),
+            if(NOT ruled, if(last_call_only, mapUpdate(attributes, map('credits.read.several_calls', 'true')), attributes), mapUpdate(mapUpdate(map('credits.description', name),
                 mapFilter((key, text) -> startsWith(key, 'credits.metadata.') OR startsWith(key, 'user.') OR has(user_attributes, key)
                     OR key IN ('credits.user_id', 'enduser.id', 'credits.description', 'credits.resource_id', 'credits.resource_type',
                         'gen_ai.request.model', 'gen_ai.response.model', 'credits.seq', 'service.instance.id'), attributes)),
@@ -229,7 +275,7 @@ FROM
             if(ruled, [], token_texts) AS token_texts,
             if(ruled, [], number_texts) AS number_texts),
         -- An id that is shorter than any provider's may be one that a server repeats: it tells nothing.
-        if(ruled OR length(firstNonDefault(response_id_sent, answer_id)) < 16, '', firstNonDefault(response_id_sent, answer_id)) AS response_id
+        if(ruled OR length(response_id_sent) < 16, '', response_id_sent) AS response_id
     FROM
     (
         SELECT
@@ -249,48 +295,43 @@ FROM
         (
             SELECT
                 *,
-                NOT rules.10[rule] AS cache_apart,
-                attributes[rules.14[rule]] AS response_id_sent,
-                if(rule = 1,
-                    if(attributes['gen_ai.response.model'] != '', attributes['gen_ai.response.model'], attributes['gen_ai.request.model']),
-                    if(attributes[rules.12[rule]] != '', attributes[rules.12[rule]], attributes[rules.13[rule]])) AS model,
+                NOT how.input_includes_cache AS cache_apart,
+                attributes[how.response_id] AS response_id_sent,
+                firstNonDefault(attributes[how.model], attributes[how.request_model]) AS model,
                 [
-                    attributes[rules.2[rule]], attributes[rules.3[rule]], attributes[rules.4[rule]],
-                    if(attributes[rules.5[rule]] != '' OR rules.5[rule] != 'gen_ai.usage.cache_write.input_tokens', attributes[rules.5[rule]],
+                    attributes[how.input], attributes[how.output], attributes[how.cache_read],
+                    if(attributes[how.cache_write] != '' OR how.cache_write != 'gen_ai.usage.cache_write.input_tokens', attributes[how.cache_write],
                         attributes['gen_ai.usage.cache_creation.input_tokens']),
-                    attributes[rules.6[rule]], if(rules.7[rule] != '', attributes[rules.7[rule]], hour_writes), attributes[rules.8[rule]], attributes[rules.9[rule]]
+                    attributes[how.reasoning], attributes[how.cache_write_1h], attributes[how.input_audio], attributes[how.output_audio]
                 ] AS token_texts,
-                multiIf(
-                    attributes['gen_ai.usage.total_tokens'] != '', attributes['gen_ai.usage.total_tokens'],
-                    attributes['llm.token_count.total'] != '', attributes['llm.token_count.total'],
-                    JSONExtractUInt(usage_told, 'total_tokens') = 0, '', toString(JSONExtractUInt(usage_told, 'total_tokens'))) AS total,
+                firstNonDefault(attributes['gen_ai.usage.total_tokens'], attributes['llm.token_count.total'], attributes[how.total]) AS total,
                 -- The tier of the answer; if it is not told, the one that was asked for.
-                if(attributes[rules.16[rule]] != '', attributes[rules.16[rule]], tier_elsewhere) AS tier_said,
+                -- What else has prices of its own, whatever the tier, as Anthropic's fast mode, and a call that it keeps in one country.
+                arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'), arrayPushFront(
+                    arrayMap(name -> attributes[name], how.prices), firstNonDefault(attributes[how.service_tier], attributes[how.request_service_tier]))) AS tier_said,
                 arrayConcat(
                     arrayFilter((text, key) -> key IN ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens',
                             'gen_ai.usage.cache_write.input_tokens', 'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
                         mapValues(attributes), mapKeys(attributes)),
                     arrayFilter(text -> text != '', token_texts)) AS number_texts,
                 -- Without a marker it is an LLM call if a row of credit_conventions says what its scope's attributes mean.
-                NOT explicit AND charge_genai AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
-                if(explicit OR tier_said IN ('', 'default', 'standard', 'auto', 'on_demand'), '', concat('_', tier_said)) AS tier,
+                NOT explicit AND charge_genai AND attributes[how.count] = '' AND (inference OR (rule > 1 AND unmarked AND token_texts[1] != '')) AS automatic,
+                if(explicit, '', arrayStringConcat(arrayMap(word -> concat('_', word), tier_said))) AS tier,
                 -- Google's SDK calls functions itself, and then the model again: the official instrumentation makes one span of it, with the
                 -- last call's counts, and one below it for each function. OpenInference's span may be between the two.
-                automatic AND (further_calls OR (rules.21[rule] AND (
+                automatic AND (attributes['credits.read.several_calls'] = 'true' OR attributes[how.earlier_calls] NOT IN ('', '0', '[0]') OR (how.several_calls AND (
                     (attributes['gen_ai.response.finish_reasons'] = 'several' AND attributes['gen_ai.request.choice.count'] IN ('', '1'))
                     OR (trace_id, span_id) IN (
                         SELECT trace_id, parent_span_id FROM ruled_candidates
                         WHERE attributes['gen_ai.operation.name'] = 'execute_tool'
-                            OR match(attributes['output.value'], '"automatic_function_calling_history": ?[[]{'))
+                            OR arrayExists(name -> attributes[name] NOT IN ('', '0', '[0]'), rules.3.earlier_calls))
                     OR reinterpretAsUUID(sipHash128('tool', trace_id, span_id, toUInt64(0), toUInt64(0))) IN (
                         SELECT place FROM call_links WHERE place IN (SELECT place FROM places_of_several) AND role = 'executes')))) AS last_call_only,
                 charge_genai AND NOT explicit AND operation = 'execute_tool' AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls) AS executed,
-                if(automatic, rules.19[rule], '') AS flaw,
-                -- is_stream: OpenLIT's releases up to 1.40, whose scopes name no version.
-                if(flaw != '', lower(attributes[rules.17[rule]]) NOT IN ('', 'false') OR attributes['gen_ai.request.is_stream'] = 'true' OR (notEmpty(rules.18[rule])
-                    AND indexOf(mapKeys(attributes), rules.18[rule][1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), rules.18[rule][2])), false) AS streamed,
+                if(automatic AND how.stream_flaw != '', arrayExists(name -> lower(attributes[name]) NOT IN ('', 'false'), how.streams) OR (notEmpty(how.stream_order)
+                    AND indexOf(mapKeys(attributes), how.stream_order[1]) NOT BETWEEN 1 AND indexOf(mapKeys(attributes), how.stream_order[2])), false) AS streamed,
                 multiIf(
-                    rules.15[rule] != '', attributes[rules.15[rule]] != '',
+                    how.finish != '', attributes[how.finish] != '',
                     provider = 'anthropic', attributes['gen_ai.response.finish_reasons'] != '' OR attributes['anthropic.message.stop_reason'] != ''
                         OR attributes['llm.finish_reason'] != '',
                     true) AS finished
@@ -298,49 +339,20 @@ FROM
             (
                 SELECT
                     *,
-                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.22, toUInt16(1)) AS rule,
+                    transform(cityHash64(scope_name, scope_version, provider), rules.1, rules.2, toUInt16(1)) AS rule,
+                    rules.3[rule] AS how,
                     operation IN ('chat', 'text_completion', 'generate_content', 'embeddings') OR kind_of_span IN ('LLM', 'EMBEDDING')
                         OR kind_of_request IN ('chat', 'completion', 'embedding') AS inference,
                     operation = 'embeddings' OR kind_of_span = 'EMBEDDING' OR kind_of_request = 'embedding' AS embedding,
                     operation = '' AND kind_of_span = '' AND kind_of_request = '' AS unmarked
                 FROM
                 (
-                    -- OpenInference tells some things only within the JSON of the provider's answer: the response id, the service tier, how long what
-                    -- was written to the cache lives, and whether Google's SDK made further calls before. It is read for OpenInference's spans only.
-                    -- Logfire has the provider's usage as JSON, too. Of OpenLLMetry's LangChain is read how many answers there were.
                     SELECT
-                        * REPLACE (multiIf(
-                            answer_id != '' OR answer = '', answer_id,
-                            JSONHas(answer, 'usage') AND JSONHas(answer, 'model'), JSONExtractString(answer, 'id'),
-                            JSONHas(answer, 'usage_metadata'), JSONExtractString(answer, 'response_id'),
-                            JSONExtractString(answer, 'llm_output', 'id')) AS answer_id),
-                        if(attributes['openinference.span.kind'] = 'LLM' AND charge_genai, attributes['output.value'], '') AS answer,
-                        multiIf(answer = '', attributes['gen_ai.usage.raw'], JSONHas(answer, 'usage'), JSONExtractRaw(answer, 'usage'),
-                            JSONExtractRaw(answer, 'llm_output', 'usage')) AS usage_told,
-                        -- Anthropic's fast mode, and a call that it keeps in one country, have prices of their own, whatever the tier.
-                        arrayStringConcat(arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'), [
-                            if(answer = '', firstNonDefault(attributes['credits.read.service_tier'], attributes['openai.request.service_tier'],
-                                JSONExtractString(usage_told, 'service_tier')), firstNonDefault(
-                                JSONExtractString(answer, 'service_tier'), JSONExtractString(usage_told, 'service_tier'),
-                                JSONExtractString(answer, 'llm_output', 'service_tier'), JSONExtractString(attributes['llm.invocation_parameters'], 'service_tier'))),
-                            JSONExtractString(usage_told, 'speed'), JSONExtractString(usage_told, 'inference_geo')]), '_') AS tier_elsewhere,
-                        if(scope_name = 'opentelemetry.instrumentation.langchain' AND charge_genai, if(attributes['gen_ai.output.messages'] = '',
-                            attributes['credits.read.answers'], toString(JSONLength(attributes['gen_ai.output.messages']))), '') AS answers,
-                        -- What Anthropic does of its own accord within a call (compaction, an advisor), it counts beside the call.
-                        attributes['credits.read.several_calls'] = 'true' OR JSONLength(answer, 'automatic_function_calling_history') > 0
-                            OR match(JSONExtractRaw(usage_told, 'iterations'), '"type": ?"[^m]')
-                            OR attributes['anthropic.usage.compaction.input_tokens'] NOT IN ('', '0') AS further_calls,
-                        if(answer = '', firstNonDefault(toUInt64OrZero(attributes['credits.read.cache_write_1h']),
-                            JSONExtractUInt(usage_told, 'cache_creation', 'ephemeral_1h_input_tokens')), firstNonDefault(
-                            JSONExtractUInt(usage_told, 'cache_creation', 'ephemeral_1h_input_tokens'),
-                            JSONExtractUInt(answer, 'generations', 1, 1, 'message', 'kwargs', 'usage_metadata', 'input_token_details', 'ephemeral_1h_input_tokens')))
-                            AS hour_count,
-                        if(hour_count = 0, '', toString(hour_count)) AS hour_writes,
+                        *,
                         mapContains(attributes, 'credits.action_type') AS explicit,
                         lower(firstNonDefault(attributes['gen_ai.provider.name'], attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system'])) AS provider,
                         attributes['gen_ai.operation.name'] AS operation,
-                        -- Counting the tokens of a prompt is no call of a model: the provider's answer is a count, without a usage.
-                        if(JSONHas(answer, 'input_tokens'), 'COUNT', attributes['openinference.span.kind']) AS kind_of_span,
+                        attributes['openinference.span.kind'] AS kind_of_span,
                         attributes['llm.request.type'] AS kind_of_request
                     FROM ruled_candidates
                 )

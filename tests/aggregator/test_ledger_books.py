@@ -57,6 +57,7 @@ def test_a_rule_is_what_was_set(ledger: Ledger) -> None:
 def test_a_convention_is_what_was_set(ledger: Ledger) -> None:
     """A convention is read back as it was set, with any text in it; the same key again replaces it, removing ends it."""
     odd = {"source": "it's\t🦊\\", "stream_order": ("a'b\\", "ß,["), "model_attribute": "m'", "stream_flaw": "output"}
+    odd |= {"stream_attributes": ("a'", "s#/b"), "answers_attribute": "n#", "earlier_calls_attribute": "o#/a~1b/0"}
     new = NewConvention(
         scope_name="github.com/a'b ü?", version_from="1.2", provider="ACME", input_includes_cache=False, **odd
     )

@@ -160,7 +160,7 @@ def test_what_is_kept_raw_can_be_charged() -> None:
     """Stripping takes nothing that a charge is made of: ids, times, names, and every attribute of the conventions."""
     for request in recorded():
         kept = ExportTraceServiceRequest.FromString(
-            stripped(Signal.TRACES, request.SerializeToString(), ("session.id",))
+            stripped(Signal.TRACES, request.SerializeToString(), ("session.id",), {})
         )
         assert [_needed(span) for span in _spans(kept)] == [_needed(span) for span in _spans(request)]
         services = [[one for one in request.resource_spans[0].resource.attributes if one.key == "service.name"]]

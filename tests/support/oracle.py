@@ -16,6 +16,7 @@ from typing import Any
 
 from support import otlp_build as names
 from support.oracle_calls import Convention, find, goes_before, is_copy, is_perhaps_copy, is_within, preference
+from support.oracle_json import none_told, told_at
 from support.oracle_quantities import EXACT, fault, read_quantities, rounded
 from support.oracle_reading import EPOCH, Usage, candidates
 from support.oracle_rules import Rule, by_rule
@@ -98,6 +99,7 @@ class Oracle:
         self._prices = list(prices)
         self._conventions = conventions
         self._rules = rules
+        self._earlier_calls = {row.earlier_calls_attribute for row in conventions} - {""}
         self._charged: dict[tuple[Any, ...], Usage] = {}
         self._event_of: dict[int, Event] = {}
         self._calls: list[Usage] = []
@@ -112,6 +114,7 @@ class Oracle:
                 if isinstance(candidate, str):
                     self.outcomes[candidate, "not_usage", ""] += 1
                 else:
+                    self._look_within_json(candidate)
                     candidate.convention = find(self._conventions, candidate)
                     usages.append(by_rule(candidate, self._rules))
         # Of copies, an explicit usage is preferred to an automatic one, then by emitter, then the first that can be charged.
@@ -139,14 +142,23 @@ class Oracle:
             sums[key] = tuple(old + new for old, new in zip(sums[key], values, strict=True))
         return dict(sums)
 
+    def _look_within_json(self, usage: Usage) -> None:
+        """Adds what is told at the places that any row of its emitter names."""
+        if usage.may_be_call:
+            for row in (row for row in self._conventions if row.scope_name == usage.scope):
+                usage.attributes |= {place: told_at(place, usage.attributes) for place in row.places}
+
     def _look_for_tools(self, usages: list[Usage]) -> None:
         """Which usages tell of the last of several calls only: an SDK that calls the model again with what tools returned."""
         scopes = {row.scope_name for row in self._conventions if row.several_calls}
         executed = [usage for usage in usages if usage.executes_tool]
-        below = self._tools_below | {(tool.trace_id, tool.parent_id) for tool in executed}
+        # A span of another instrumentation within it may tell of the earlier calls, too.
+        telling = [usage for usage in usages if any(not none_told(usage.sent(name)) for name in self._earlier_calls)]
+        below = self._tools_below | {(one.trace_id, one.parent_id) for one in (*executed, *telling)}
         for usage in usages:
             several = usage.text(names.FINISH_REASONS) == "several" or (usage.trace_id, usage.span_id) in below
-            usage.last_call_only = usage.automatic and usage.meaning.several_calls and several
+            told = not none_told(usage.text(usage.meaning.earlier_calls_attribute))
+            usage.last_call_only = usage.automatic and (told or (usage.meaning.several_calls and several))
         told = [tool for tool in executed if tool.scope in scopes and (tool.rule_id or not tool.explicit)]
         told += [usage for usage in usages if usage.last_call_only]
         self._tools_below |= {(one.trace_id, one.parent_id) for one in told}

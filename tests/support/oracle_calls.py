@@ -40,11 +40,18 @@ class Convention:
     cache_unknown_from: int = 0
     model_attribute: str = names.RESPONSE_MODEL
     request_model_attribute: str = names.REQUEST_MODEL
+    response_id_attribute: str = names.RESPONSE_ID
     finish_attribute: str = ""
     service_tier_attribute: str = ""
-    stream_attribute: str = ""
+    request_service_tier_attribute: str = names.REQUEST_TIER
+    price_attributes: tuple[str, ...] = ()
+    answers_attribute: str = ""
+    stream_attributes: tuple[str, ...] = ()
     stream_flaw: str = ""
     several_calls: bool = False
+    total_attribute: str = ""
+    count_attribute: str = ""
+    earlier_calls_attribute: str = ""
     preference: int = 9
 
     @property
@@ -64,6 +71,12 @@ class Convention:
             "output_audio": (self.output_audio_attribute,),
         }
         return {kind: tuple(filter(None, keys)) for kind, keys in found.items()}
+
+    @property
+    def places(self) -> set[str]:
+        """Those of the names that are places within JSON."""
+        named = [value for value in vars(self).values() if isinstance(value, str)]
+        return {name for name in (*named, *self.price_attributes, *self.stream_attributes) if "#" in name}
 
 
 # How a usage is read whose emitter is in no row.

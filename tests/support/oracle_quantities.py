@@ -9,6 +9,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from support import otlp_build as names
+from support.oracle_json import one_told
 from support.oracle_reading import TOKENS_MAX, Usage
 
 __all__ = ["EXACT", "fault", "read_quantities", "rounded"]
@@ -22,7 +23,7 @@ _NAME_BYTES_MAX = 512
 _EARLIEST_US = 946_684_800_000_000
 _AHEAD_MAX_US = 31 * 86_400 * 10**6
 _OFFICIAL = (names.INPUT, names.OUTPUT, names.CACHE_READ, names.CACHE_WRITE, names.CACHE_CREATION, names.REASONING)
-_USUAL_TIERS = ("", "default", "standard", "auto", "on_demand")
+_USUAL_WORDS = ("", "default", "standard", "auto", "on_demand", "global", "not_available")
 
 
 def rounded(number: Decimal) -> Decimal:
@@ -46,7 +47,7 @@ def fault(usage: Usage) -> str:
         return "no_action_type"
     if not usage.user:
         return "no_user"
-    texts = (usage.user, usage.action, usage.model, usage.text(names.KEY), usage.text(names.RESPONSE_ID))
+    texts = (usage.user, usage.action, usage.model, usage.text(names.KEY), usage.response_id)
     return "name_too_long" if max(len(text.encode()) for text in texts) > _NAME_BYTES_MAX else ""
 
 
@@ -73,8 +74,9 @@ def read_quantities(usage: Usage) -> str:
 
 def _token_units(usage: Usage, uncached: int) -> dict[str, Decimal]:
     tokens, keys = usage.tokens, usage.meaning.token_attributes
-    tier = usage.attributes.get(usage.meaning.service_tier_attribute, "")
-    suffix = "" if usage.explicit or tier in _USUAL_TIERS else f"_{tier}"
+    said = [usage.text(usage.meaning.service_tier_attribute, usage.meaning.request_service_tier_attribute)]
+    said += [usage.text(name) for name in usage.meaning.price_attributes]
+    suffix = "" if usage.explicit else "".join(f"_{word}" for word in said if word not in _USUAL_WORDS)
     sent = {
         "input_token": uncached if usage.text(*keys["input"]) else None,
         "output_token": tokens["output"] - tokens["output_audio"] if usage.text(*keys["output"]) else None,
@@ -102,12 +104,19 @@ def _unknown(usage: Usage) -> str:
     row, keys = usage.meaning, usage.meaning.token_attributes
     marks = {usage.text(names.OPERATION), usage.text(names.OPENINFERENCE_KIND), usage.text(names.LLM_REQUEST_TYPE)}
     embedding = bool(marks & {"embeddings", "EMBEDDING", "embedding"})
+    total = usage.text("gen_ai.usage.total_tokens", "llm.token_count.total", row.total_attribute)
     complete = usage.text(*keys["input"]) and (usage.text(*keys["output"]) or embedding)
     if not complete or not usage.counts[0] or not (embedding or _finished(usage)):
         return "usage_unknown"
-    if usage.attributes.get(row.stream_attribute, "").lower() not in ("", "false") and _lost_in_streams(usage):
+    sums = (usage.tokens["input"] + usage.tokens["output"], sum(usage.counts))
+    if total and not (total.isascii() and total.isdecimal() and int(total) in sums):
+        return "tokens_inconsistent"
+    streamed = any(usage.text(name).lower() not in ("", "false") for name in row.stream_attributes)
+    if (streamed and _lost_in_streams(usage)) or usage.last_call_only:
         return "emitter_unreliable"
-    if usage.last_call_only:
+    if usage.tokens["reasoning"] > usage.tokens["output"]:
+        return "tokens_inconsistent"
+    if row.answers_attribute and not embedding and not one_told(usage.text(row.answers_attribute)):
         return "emitter_unreliable"
     long = 0 < row.cache_unknown_from <= usage.tokens_in
     return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""

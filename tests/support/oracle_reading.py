@@ -75,6 +75,10 @@ class Usage:
         """The first of these attributes that is not empty."""
         return next((self.attributes[key] for key in keys if self.attributes.get(key)), "")
 
+    def sent(self, key: str) -> str:
+        """An attribute of the span as it was before a billing rule made a usage of it."""
+        return (self.attributes if self.original is None else self.original).get(key, "")
+
     @property
     def explicit(self) -> bool:
         """Whether the app itself says that this is usage."""
@@ -83,8 +87,13 @@ class Usage:
     @property
     def executes_tool(self) -> bool:
         """Whether it is the execution of a tool, whatever a billing rule makes of it."""
-        sent = self.attributes if self.original is None else self.original
-        return bool(self.settings.charge_genai and sent.get(names.OPERATION) == "execute_tool")
+        return bool(self.settings.charge_genai and self.sent(names.OPERATION) == "execute_tool")
+
+    @property
+    def may_be_call(self) -> bool:
+        """Whether something on it looks like an LLM call, so that what is told within JSON is looked for."""
+        marked = any(name in self.attributes for name in _INFERENCE)
+        return bool(self.settings.charge_genai and (marked or any("oken" in name for name in self.attributes)))
 
     @property
     def meaning(self) -> Convention:
@@ -111,7 +120,12 @@ class Usage:
         """Whether it is charged because it is an LLM inference."""
         inference = any(self.attributes.get(name) in values for name, values in _INFERENCE.items())
         counts = self.convention and self.text(self.convention.input_attribute)
-        return not self.explicit and self.settings.charge_genai and bool(inference or (self.unmarked and counts))
+        return (
+            not self.explicit
+            and self.settings.charge_genai
+            and not self.text(self.meaning.count_attribute)
+            and bool(inference or (self.unmarked and counts))
+        )
 
     @property
     def bare(self) -> bool:
@@ -149,7 +163,7 @@ class Usage:
     @property
     def response_id(self) -> str:
         """The provider's id of the answer; a text that is shorter than any provider's id is none."""
-        text = self.text(names.RESPONSE_ID)
+        text = self.text(self.meaning.response_id_attribute)
         return text if len(text.encode()) >= _ID_BYTES_MIN else ""
 
     @property

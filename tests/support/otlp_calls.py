@@ -1,4 +1,6 @@
-"""Random traffic of a few LLM calls that several spans tell of, the app's and instrumentations', sent in several inserts."""
+"""Random traffic of a few LLM calls: those that several spans tell of, the app's and instrumentations', sent in several inserts,
+and those of which an instrumentation tells something within JSON.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from support import otlp_build as names
 from support.oracle import Price
-from support.otlp_build import span, traces
+from support.otlp_build import resource_spans, span, traces
 from support.otlp_random import Insert, Traffic
+from support.otlp_random_json import JSON_CONVENTIONS, TOLD_IN_JSON
 
-__all__ = ["call_traffic"]
+__all__ = ["call_traffic", "told_traffic"]
 
 _SCOPES = ["opentelemetry.instrumentation.genai.anthropic", "opentelemetry.instrumentation.genai.openai"]
 _IDS = st.sampled_from([None, "msg_01_the_first_one", "msg_02_the_second_one"])
@@ -80,3 +83,47 @@ def call_traffic(draw: st.DrawFn) -> Traffic:
         inserts.append(Insert(rest[:together], _SETTINGS))
         rest = rest[together:]
     return Traffic(_PRICES, inserts, [])
+
+
+_TOLD_PRICES = [
+    Price("*", "*", unit, Decimal("0.01") * number, _START_US - 10**12, _START_US - 10**11 + number)
+    for number, unit in enumerate(
+        f"{kind}{tier}"
+        for kind in ("input_token", "output_token", "cache_read_token", "cache_write_token", "cache_write_1h_token")
+        for tier in ("", "_flex", "_two words")
+    )
+]
+
+
+@st.composite
+def _told_request(draw: st.DrawFn, number: int, spans: int) -> ExportTraceServiceRequest:
+    """The span of this number, of an emitter that tells something in JSON, alone in its request."""
+    marks: list[dict[str, Any]] = [{names.OPERATION: "chat"}] * 6 + [{names.OPERATION: "embeddings"}, {}]
+    counts = {names.INPUT: 20 + number, names.OUTPUT: 5, names.CACHE_WRITE: draw(st.sampled_from([0, 9, 9, 9]))}
+    told = draw(st.sampled_from(marks)) | counts | draw(TOLD_IN_JSON) | {names.USER: "alice"}
+    told |= draw(st.sampled_from([{names.PROVIDER: "acme"}] * 3 + [{}]))
+    parent = draw(st.sampled_from([0, *(other for other in range(1, spans + 1) if other != number)]))
+    one = span(
+        told,
+        trace_id=b"t" * 16,
+        span_id=number.to_bytes(8),
+        parent_span_id=parent.to_bytes(8) if parent else b"",
+        end_ns=(_START_US + number * 10_000_000) * 1000,
+    )
+    scope = draw(st.sampled_from(["tests.several.calls", *(row.scope_name for row in JSON_CONVENTIONS)]))
+    version = draw(st.sampled_from(["1", "1", "2"]))
+    return ExportTraceServiceRequest(resource_spans=[resource_spans([one], scope=scope, version=version)])
+
+
+@st.composite
+def told_traffic(draw: st.DrawFn) -> Traffic:
+    """Some spans that tell something in JSON, together or one after the other, and some of them again."""
+    spans = draw(st.integers(4, 10))
+    rest = [draw(_told_request(number, spans)) for number in range(1, spans + 1)]
+    rest += draw(st.lists(st.sampled_from(rest), max_size=2))
+    inserts = []
+    while rest:
+        together = draw(st.sampled_from([1, 4, 6]))
+        inserts.append(Insert(rest[:together], _SETTINGS))
+        rest = rest[together:]
+    return Traffic(_TOLD_PRICES, inserts, [])

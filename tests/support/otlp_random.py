@@ -23,10 +23,11 @@ from support.oracle_calls import Convention
 from support.oracle_rules import Rule
 from support.otlp_build import metric, metrics, point, resource_spans, span
 from support.otlp_random_attributes import ACTIONS, ATTRIBUTES, UNIT_NAMES, one_in, who_and_what
+from support.otlp_random_json import JSON_CONVENTIONS
 
 __all__ = ["CONVENTIONS", "Insert", "Traffic", "traffic"]
 
-# Known emitters; the last four are made up for these tests.
+# Known emitters; those called tests.* are made up.
 CONVENTIONS = [
     Convention("opentelemetry.instrumentation.genai.anthropic", finish_attribute=names.FINISH_REASONS, preference=2),
     Convention(
@@ -38,9 +39,9 @@ CONVENTIONS = [
     ),
     Convention("opentelemetry.instrumentation.genai.openai", preference=2),
     Convention(
-        "tests.cache.apart", input_includes_cache=False, stream_attribute="tests.stream", stream_flaw="cache_zero"
+        "tests.cache.apart", input_includes_cache=False, stream_attributes=("tests.stream",), stream_flaw="cache_zero"
     ),
-    Convention("tests.other.names", version_until="2", stream_attribute="tests.stream", stream_flaw="output"),
+    Convention("tests.other.names", version_until="2", stream_attributes=("tests.stream",), stream_flaw="output"),
     Convention(
         "tests.other.names",
         version_from="2",
@@ -60,11 +61,12 @@ CONVENTIONS = [
         "tests.other.names",
         version_from="2",
         provider="acme",
-        stream_attribute="tests.stream",
+        stream_attributes=("tests.stream",),
         stream_flaw="cache_absent",
         preference=4,
     ),
     Convention("tests.several.calls", several_calls=True, preference=5),
+    *JSON_CONVENTIONS,
 ]
 SCOPES = [*sorted({row.scope_name for row in CONVENTIONS}), "app", ""]
 VERSIONS = ["", "1.9", "2.0b1", "2.10.0", "3"]

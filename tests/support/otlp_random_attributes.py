@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from support import otlp_build as names
+from support.otlp_random_json import TOLD_IN_JSON
 
 __all__ = ["ACTIONS", "ATTRIBUTES", "UNIT_NAMES", "one_in", "who_and_what"]
 
@@ -156,7 +157,8 @@ def _automatic(draw: st.DrawFn) -> dict[str, Any]:
     finish = draw(st.sampled_from([*finished, {names.STOP_REASON: "end_turn"}, {}]))
     provider = draw(st.sampled_from([{}, {}, {names.PROVIDER: "Acme"}, {names.PROVIDER: "anthropic"}]))
     rare = draw(st.sampled_from([{}] * 4 + [{"tests.tier": "default"}, {"tests.tier": "flex"}, {"tests.stream": True}]))
-    return draw(who_and_what()) | draw(_tokens_of_some_emitter()) | dict([kind]) | finish | provider | rare
+    told = draw(TOLD_IN_JSON) if one_in(draw, 2) else {}
+    return draw(who_and_what()) | draw(_tokens_of_some_emitter()) | dict([kind]) | finish | provider | rare | told
 
 
 _NOISE = st.sampled_from(

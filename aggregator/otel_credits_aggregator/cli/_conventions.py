@@ -35,7 +35,34 @@ HourWrites = Annotated[
     Attribute, typer.Option("--cache-write-1h", metavar=_NAMES, help="Those of them that live an hour.")
 ]
 Finish = Annotated[Attribute, typer.Option(metavar=_NAMES, help="What only a call that was answered to its end has.")]
-Stream = Annotated[Attribute, typer.Option(metavar=_NAMES, help="Is there, and not false, if the call was a stream.")]
+RequestTier = Annotated[
+    Attribute,
+    typer.Option(
+        "--request-service-tier", metavar=_NAMES, help="The tier that was asked for, if the answer tells none."
+    ),
+]
+PriceAttributes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price-attribute",
+        metavar=_NAMES,
+        help="What else has prices of its own, as a tier has. May be given several times.",
+    ),
+]
+Answers = Annotated[
+    str, typer.Option(metavar=_NAMES, help="How many answers there were, or their list: unless it is one, it waits.")
+]
+Stream = Annotated[
+    list[str] | None,
+    typer.Option(metavar=_NAMES, help="Is there, and not false, if the call was a stream. May be given several times."),
+]
+Count = Annotated[str, typer.Option(metavar=_NAMES, help="Is there if tokens were only counted, which is no call.")]
+EarlierCalls = Annotated[
+    str,
+    typer.Option(
+        metavar=_NAMES, help="How many calls, or their list, came before the one it tells of: with any, it waits."
+    ),
+]
 StreamOrder = Annotated[
     list[str] | None,
     typer.Option(metavar=_NAMES, help="Two attributes in this order unless the call was a stream. Give it twice."),
@@ -80,16 +107,26 @@ def set_convention(
     response_id: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The provider's id of the answer.")] = None,
     finish: Finish = None,
     service_tier: Annotated[Attribute, typer.Option(metavar=_NAMES, help="The service tier of the answer.")] = None,
+    request_service_tier: RequestTier = None,
+    price_attribute: PriceAttributes = None,
+    answers: Answers = "",
     stream: Stream = None,
     stream_order: StreamOrder = None,
     stream_flaw: StreamFlaw = "",
     several_calls: SeveralCalls = False,
+    total: Annotated[
+        str, typer.Option(metavar=_NAMES, help="Input and output in all: if they are not, it waits.")
+    ] = "",
+    count: Count = "",
+    earlier_calls: EarlierCalls = "",
     cache_unknown_from: UnknownFrom = 0,
     preference: Annotated[int, typer.Option(help="Of copies of a call in one insert the lowest is charged.")] = 9,
     source: Annotated[str, typer.Option(metavar="TEXT", help="Where this was measured or is documented.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Teach an emitter of LLM spans. Attributes that are left out have the names of OpenTelemetry's conventions.
+
+    ATTRIBUTE#/json/pointer names what is told within the JSON of an attribute.
 
     It counts from now on; `quarantine replay --reason unknown_convention` charges what waits.
     """
@@ -114,10 +151,16 @@ def set_convention(
         response_id_attribute=response_id,
         finish_attribute=finish,
         service_tier_attribute=service_tier,
-        stream_attribute=stream,
+        request_service_tier_attribute=request_service_tier,
+        price_attributes=tuple(price_attribute) if price_attribute else None,
+        answers_attribute=answers,
+        stream_attributes=tuple(stream) if stream else None,
         stream_order=tuple(stream_order) if stream_order else None,
         stream_flaw=stream_flaw,
         several_calls=several_calls,
+        total_attribute=total,
+        count_attribute=count,
+        earlier_calls_attribute=earlier_calls,
         preference=preference,
         source=source,
     )

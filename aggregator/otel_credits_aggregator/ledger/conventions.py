@@ -14,6 +14,10 @@ from otel_credits_aggregator.ledger.fields import Name, Text, Utc
 __all__ = ["Convention", "ConventionKey", "NewConvention", "conventions", "remove_convention", "set_convention"]
 
 _NUMBERS_MAX = 2**63
+_NAMES_MAX = 8
+_LISTS = ("price_attributes", "stream_attributes", "stream_order")
+# The name of an attribute, or of a place within its JSON (RFC 6901).
+_PLACE = re.compile(r"[^#]+(#(/([^~]|~[01])*)?)?", re.DOTALL)
 _TOKENS = (
     *("input_attribute", "output_attribute", "cache_read_attribute", "cache_write_attribute"),
     *("cache_write_1h_attribute", "reasoning_attribute", "input_audio_attribute", "output_audio_attribute"),
@@ -55,7 +59,11 @@ class ConventionKey(BaseModel):
 
 
 class NewConvention(ConventionKey):
-    """What the token attributes of an instrumentation mean. Attributes that are left out have OpenTelemetry's names."""
+    """What the attributes of an instrumentation mean. Those that are left out have OpenTelemetry's names.
+
+    What is told within the JSON of an attribute is named by the attribute, `#` and a JSON pointer (RFC 6901):
+    `output.value#/usage/service_tier`. Of a list or an object it is told how many it holds: `acme.answers#`.
+    """
 
     version_from: Version = Field("", description="First version of the scope that does so; empty: any.")
     version_until: Version = Field("", description="First version that does otherwise; empty: none yet.")
@@ -82,7 +90,21 @@ class NewConvention(ConventionKey):
     response_id_attribute: Text = "gen_ai.response.id"
     finish_attribute: Text = Field("", description="What only a call that was answered to its end has.")
     service_tier_attribute: Text = ""
-    stream_attribute: Text = Field("", description="Is there, and not false, if the call was a stream.")
+    request_service_tier_attribute: Text = Field(
+        "openai.request.service_tier", description="The tier, if the answer tells none."
+    )
+    price_attributes: Annotated[tuple[Name, ...], Field(max_length=_NAMES_MAX)] = Field(
+        (),
+        description="What else sets a price: what they say is part of each unit's name, as another tier is.",
+    )
+    answers_attribute: Text = Field(
+        "",
+        description="How many answers there were, as a number or a list: unless there was one, it waits as emitter_unreliable; "
+        "empty: not asked.",
+    )
+    stream_attributes: Annotated[tuple[Name, ...], Field(max_length=_NAMES_MAX)] = Field(
+        (), description="One of them is there, and not false, if the call was a stream."
+    )
     stream_order: Annotated[tuple[Name, ...], Field(max_length=2)] = Field(
         (), description="Two attributes that come in this order unless the call was a stream."
     )
@@ -93,6 +115,18 @@ class NewConvention(ConventionKey):
         False,
         description="Whether a span may be of several calls, of which it tells the last only: with an executed tool below it, or "
         "several finish reasons, it waits as emitter_unreliable.",
+    )
+    total_attribute: Text = Field(
+        "", description="Input and output in all: if they are not, it waits as tokens_inconsistent."
+    )
+    count_attribute: Text = Field(
+        "",
+        description="Is there if the tokens of a prompt were only counted, which is no call of a model, and no usage.",
+    )
+    earlier_calls_attribute: Text = Field(
+        "",
+        description="The calls before the last, of which alone the span tells, as a number or a list: with any, it waits as "
+        "emitter_unreliable.",
     )
     preference: int = Field(
         9, strict=True, ge=0, le=255, description="Of copies of a call in one insert the lowest is charged."
@@ -109,9 +143,19 @@ class NewConvention(ConventionKey):
             raise ValueError("version_until must be later than version_from")
         if len(self.stream_order) == 1:
             raise ValueError("stream_order takes two attributes")
-        if self.stream_flaw and not (self.stream_attribute or self.stream_order):
-            raise ValueError("stream_flaw needs stream_attribute or stream_order, which tell a stream")
+        if self.stream_flaw and not (self.stream_attributes or self.stream_order):
+            raise ValueError("stream_flaw needs stream_attributes or stream_order, which tell a stream")
+        if wrong := [name for name in self._names() if not _PLACE.fullmatch(name)]:
+            raise ValueError(
+                f"{wrong[0]} is no place within JSON: # and a JSON pointer, as in output.value#/usage/tier"
+            )
+        if any("#" in name for name in self.stream_order):
+            raise ValueError("stream_order takes attributes, not places within JSON")
         return self
+
+    def _names(self) -> list[str]:
+        fields = (getattr(self, field) for field in type(self).model_fields if field.endswith("_attribute"))
+        return [*filter(None, fields), *self.price_attributes, *self.stream_attributes]
 
 
 class Convention(BaseModel):
@@ -138,10 +182,16 @@ class Convention(BaseModel):
     response_id_attribute: str
     finish_attribute: str
     service_tier_attribute: str
-    stream_attribute: str
+    request_service_tier_attribute: str
+    price_attributes: tuple[str, ...]
+    answers_attribute: str
+    stream_attributes: tuple[str, ...]
     stream_order: tuple[str, ...]
     stream_flaw: str
     several_calls: bool
+    total_attribute: str
+    count_attribute: str
+    earlier_calls_attribute: str
     preference: int
     source: str
     created_at: Utc
@@ -177,9 +227,9 @@ def _find(store: Store, key: ConventionKey) -> Convention:
 
 
 def _insert(store: Store, convention: NewConvention | Convention, *, enabled: bool) -> None:
-    values = convention.model_dump(exclude={"created_at", "stream_order"})
+    values = convention.model_dump(exclude={"created_at", *_LISTS})
     row = {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
-    row |= {"stream_order": _array(convention.stream_order), "enabled": str(int(enabled))}
+    row |= {name: _array(getattr(convention, name)) for name in _LISTS} | {"enabled": str(int(enabled))}
     store.insert("credit_conventions", row, token=str(uuid.uuid4()))
 
 
