@@ -15,18 +15,18 @@ class KnownNames:
         self._matters = matters
         # Those that do not matter.
         self.others: set[str] = set()
-        self._mattering: set[str] = set()
+        self.mattering: set[str] = set()
 
     def among(self, attributes: Mapping[str, object]) -> bool:
         """Whether one of the names matters."""
         if attributes.keys() <= self.others:
             return False
-        if not self._mattering.isdisjoint(attributes):
+        if not self.mattering.isdisjoint(attributes):
             return True
         for name in attributes:
             if self._matters(name):
-                if len(self._mattering) < _NAMES_MAX:
-                    self._mattering.add(name)
+                if len(self.mattering) < _NAMES_MAX:
+                    self.mattering.add(name)
                 return True
         if len(self.others) < _NAMES_MAX:
             self.others.update(attributes)

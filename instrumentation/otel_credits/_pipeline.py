@@ -29,7 +29,7 @@ from otel_credits._meter_export import MeterExport
 from otel_credits._meter_shards import Key, shards
 from otel_credits._processor import CreditsSpanProcessor
 from otel_credits._provider import ProviderHook
-from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, Stats, UsageQueue, estimated_bytes
+from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, Stats, UsageQueue
 from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
@@ -116,7 +116,7 @@ class Pipeline:
         self._accept((span, own, stamped[1]), own)
 
     def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
-        new = self.queue.put(span, estimated_bytes(attributes), attributes)
+        new = self.queue.put(span, attributes)
         if not new:
             self.refuse(SHUTDOWN if self.queue.closed else QUEUE_FULL)
             return

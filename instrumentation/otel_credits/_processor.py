@@ -20,7 +20,7 @@ from otel_credits._context import USAGE_KEY, current_user, user_of
 from otel_credits._guard import say_once
 from otel_credits._names import KnownNames
 from otel_credits._settings import Settings
-from otel_credits._span_memory import MEMORY, SpanMemory, remember, take_memory
+from otel_credits._span_memory import MEMORY, SpanMemory, charges, remember, take_memory
 from otel_credits._usage import add_texts, attributes_to_read, span_like
 
 # Their internal spans are "http send" and "http receive", several a request, which no one asks who the user was.
@@ -48,7 +48,8 @@ class CreditsSpanProcessor(SpanProcessor):
                 return
             usage: Any = get_value(USAGE_KEY, parent_context)
             present = attributes_to_read(span)
-            remember(span, usage, present)
+            if usage is not None or not present.keys() <= charges.others:
+                remember(span, usage, present)
             user = (usage and usage.known_user) or user_of(usage, parent_context)
             if user is None:
                 return
@@ -63,7 +64,9 @@ class CreditsSpanProcessor(SpanProcessor):
         try:
             settings, present, context = self.settings, attributes_to_read(span), span.context
             memory = take_memory(context) if getattr(context, MEMORY, None) is not None else None
-            says_usage = not present.keys() <= _usages.others and _usages.among(present)
+            says_usage = not present.keys() <= _usages.others and (
+                not _usages.mattering.isdisjoint(present) or _usages.among(present)
+            )
             if not says_usage and not settings.forward_spans and (memory is None or not memory[1]):
                 return
             dropped = span.dropped_attributes

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_credits._amounts import AttributeValue
 from otel_credits._attributes import SEQ
 from otel_credits._usage import AppSpan, finished
 
@@ -37,17 +36,6 @@ QUEUE_FULL = "queue_full"
 REJECTED = "rejected"
 SHUTDOWN = "shutdown"
 INTERNAL = "internal_error"
-
-
-def estimated_bytes(attributes: Mapping[str, object]) -> int:
-    """Roughly what a usage with these attributes takes in memory and on the wire."""
-    size = _SPAN_BYTES
-    for value in attributes.values():
-        if type(value) is str:
-            size += len(value)
-        elif type(value) is tuple:
-            size += len(str(value))
-    return size
 
 
 @dataclass(slots=True)
@@ -85,11 +73,16 @@ class UsageQueue:
         # `next()` of it is atomic: threads get different numbers without a lock.
         self._numbers = count(1)
 
-    def put(
-        self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
-    ) -> int:
+    def put(self, span: ReadableSpan | AppSpan, attributes: MutableMapping[str, Any]) -> int:
         """Take a usage, and number it in `attributes`, which are the span's own. Returns how many usages are new since
         the export thread last looked; 0 means that it was refused, because the queue is full or closed."""
+        # Roughly what it takes in memory and on the wire.
+        size_bytes = _SPAN_BYTES
+        for value in attributes.values():
+            if type(value) is str:
+                size_bytes += len(value)
+            elif type(value) is tuple:
+                size_bytes += len(str(value))
         if (
             self.closed
             or len(self._inbox) + len(self._held) >= self.spans_max

@@ -41,12 +41,12 @@ def _nothing() -> None:
 
 
 _NOTHING: dict[str, Any] = {}
-_charges = KnownNames(lambda name: name.startswith(CHARGE_PREFIXES))
+charges = KnownNames(lambda name: name.startswith(CHARGE_PREFIXES))
 
 
 def remember(span: Span, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
     """Remember the usage context of a span that starts, and its attributes if they may decide about a charge."""
-    if not attributes.keys() <= _charges.others and _charges.among(attributes):
+    if not attributes.keys() <= charges.others and charges.among(attributes):
         memory = SpanMemory((usage, dict(attributes)))
     elif usage is not None:
         memory = SpanMemory((usage, _NOTHING))

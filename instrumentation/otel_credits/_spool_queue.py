@@ -17,10 +17,10 @@ import uuid
 from collections.abc import MutableMapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_credits._amounts import AttributeValue
 from otel_credits._guard import say_once
 from otel_credits._queue import UsageQueue
 from otel_credits._spool import SUFFIX, SpoolFile, StoredSpan, encoded
@@ -60,9 +60,7 @@ class SpoolQueue(UsageQueue):
         self._left_usages = 0
         self._look_at = 0.0
 
-    def put(
-        self, span: ReadableSpan | AppSpan, size_bytes: int, attributes: MutableMapping[str, AttributeValue]
-    ) -> int:
+    def put(self, span: ReadableSpan | AppSpan, attributes: MutableMapping[str, Any]) -> int:
         span = finished(span)
         try:
             data = encoded(span)
@@ -71,9 +69,7 @@ class SpoolQueue(UsageQueue):
         with self.state:
             if self.closed or self._on_disk_bytes + len(data) > self.spool_bytes_max:
                 return 0
-            if (data and not super()._waiting() and self._write(span, data)) or super().put(
-                span, size_bytes, attributes
-            ):
+            if (data and not super()._waiting() and self._write(span, data)) or super().put(span, attributes):
                 return self._waiting()
             return 0
 
