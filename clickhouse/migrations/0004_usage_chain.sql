@@ -1,11 +1,11 @@
--- From a request's bytes to what becomes of each usage in it, in five steps. Every table here is Null: a block passes
+-- From a request's bytes to what becomes of each usage in it, in four steps. Every table here is Null: a block passes
 -- through all views within the insert that brought it, and only the targets of 0005 keep anything.
 --
---   otlp_traces -> usage_candidates -> readings -> usages -> rated_usages -> compared_usages -> judged_usages
+--   otlp_traces -> usage_candidates -> readings -> usages -> rated_usages -> judged_usages
 --
--- A block of usages that say themselves what they are takes the short way at both forks. If it holds anything else (LLM calls of
--- other instrumentations, spans that a billing rule matches) the whole block takes the long one, by the views of 0011: a view costs
--- an insert its planning, but only if rows reach it.
+-- That is the short way, of a block of usages that say themselves what they are, each with an id of its own. If it holds anything else
+-- (LLM calls of other instrumentations, spans that a billing rule matches, copies) the whole block takes a longer one, by the views of
+-- 0011 and by compared_usages: a view costs an insert its planning, but only if rows reach it.
 --
 -- No span, however odd, may raise an exception here: each fault becomes a reason, and the row goes to the quarantine.
 
@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS rated_usages AS usages ENGINE = Null;
 ALTER TABLE rated_usages ADD COLUMN IF NOT EXISTS credits_charged Decimal(38, 12);
 ALTER TABLE rated_usages ADD COLUMN IF NOT EXISTS prices Map(String, Decimal(38, 12));
 
+CREATE TABLE IF NOT EXISTS entangled_usages AS rated_usages ENGINE = Null;
 CREATE TABLE IF NOT EXISTS compared_usages AS rated_usages ENGINE = Null;
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS copy Bool COMMENT 'another span tells of the same call';
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS perhaps_copy Bool;
@@ -97,16 +98,19 @@ SELECT
     '' AS series,
     -- What else of the span is wanted with the event (OTEL_CREDITS_KEEP_ATTRIBUTES) becomes metadata, and goes the way of it. A usage
     -- that its process has numbered keeps the process with it (0005, client_usages_mv).
-    mapUpdate(mapUpdate(
-        mapFromArrays(arrayMap(key -> concat('credits.metadata.', key), kept), arrayMap(key -> leftUTF8(texts[indexOf(keys, key)], 512), kept)),
-        if(has(keys, 'credits.seq'), map('service.instance.id', instance_id), map())), mapFromArrays(keys, texts)) AS attributes,
+    mapFromArrays(
+        arrayConcat(keys, arrayMap(key -> concat('credits.metadata.', key), kept), unnamed),
+        arrayConcat(texts, arrayMap(key -> leftUTF8(texts[indexOf(keys, key)], 512), kept), arrayMap(key -> instance_id, unnamed))) AS attributes,
     arrayFilter((key, kind) -> kind = 'double_value', keys, kinds) AS double_keys,
-    if(length(arrayDistinct(keys)) = length(keys), '', 'duplicate_attribute') AS defect,
+    if(arrayUniq(keys) = length(keys), '', 'duplicate_attribute') AS defect,
     true AS ask_rules
 FROM
 (
     -- One query a level: an alias that is used often is planned often, and planning is what a small insert costs.
-    SELECT *, arrayFilter(key -> texts[indexOf(keys, key)] != '', envelope.keep_attributes) AS kept
+    SELECT
+        *,
+        arrayFilter(key -> texts[indexOf(keys, key)] != '' AND NOT has(keys, concat('credits.metadata.', key)), envelope.keep_attributes) AS kept,
+        if(has(keys, 'credits.seq') AND NOT has(keys, 'service.instance.id'), ['service.instance.id'], []) AS unnamed
     FROM
     (
         SELECT
@@ -118,7 +122,9 @@ FROM
             rowNumberInAllBlocks() AS position,
             s.attributes.key AS keys,
             s.attributes.value.value AS kinds,
+            -- What has no name has no value: where no attribute is meant, none must be found.
             arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
+                key = '', '',
                 kind = 'string_value', str,
                 kind = 'int_value', toString(int),
                 kind = 'double_value', toString(dbl),
@@ -157,7 +163,8 @@ FROM
 CREATE MATERIALIZED VIEW IF NOT EXISTS point_candidates_mv TO usage_candidates AS
 WITH
     p.attributes.key AS keys,
-    mapFromArrays(keys, arrayMap((kind, str, int, dbl, bln, lst) -> multiIf(
+    mapFromArrays(keys, arrayMap((key, kind, str, int, dbl, bln, lst) -> multiIf(
+        key = '', '',
         kind = 'string_value', str,
         kind = 'int_value', toString(int),
         kind = 'double_value', toString(dbl),
@@ -166,7 +173,7 @@ WITH
         kind = 'array_value' AND length(lst) < 130 AND reinterpretAsUInt8(substring(lst, 2, 1)) = length(lst) - 2
             AND substring(lst, 3, 1) = '\n', substring(lst, 5),
         ''),
-        p.attributes.value.value, p.attributes.value.string_value, p.attributes.value.int_value, p.attributes.value.double_value,
+        keys, p.attributes.value.value, p.attributes.value.string_value, p.attributes.value.int_value, p.attributes.value.double_value,
         p.attributes.value.bool_value, p.attributes.value.array_value)) AS texts,
     arrayFilter(key -> texts[key] != '', envelope.keep_attributes) AS kept,
     concat('credits.units.', if(texts['credits.unit'] = '', 'call', texts['credits.unit'])) AS unit_key
@@ -390,8 +397,15 @@ FROM
                     links,
                     -- Who pays: the first attribute of the list that the span has.
                     if(empty(user_attributes), ['credits.user_id', 'user.id', 'enduser.id'], user_attributes) AS payers,
-                    arrayFirst(value -> value != '', [attributes[payers[1]], attributes[payers[2]], attributes[payers[3]], attributes[payers[4]],
-                        attributes[payers[5]], attributes[payers[6]], attributes[payers[7]], attributes[payers[8]]]) AS named_user,
+                    multiIf(
+                        attributes[payers[1]] != '', attributes[payers[1]],
+                        attributes[payers[2]] != '', attributes[payers[2]],
+                        attributes[payers[3]] != '', attributes[payers[3]],
+                        attributes[payers[4]] != '', attributes[payers[4]],
+                        attributes[payers[5]] != '', attributes[payers[5]],
+                        attributes[payers[6]] != '', attributes[payers[6]],
+                        attributes[payers[7]] != '', attributes[payers[7]],
+                        attributes[payers[8]]) AS named_user,
                     signal = 'span' AND (length(trace_id) != 16 OR trace_id = unhex('00000000000000000000000000000000')) AS trace_id_wrong,
                     signal = 'span' AND (length(span_id) != 8 OR span_id = unhex('0000000000000000')) AS span_id_wrong,
                     arrayFilter(key -> startsWith(key, 'credits.units.'), mapKeys(attributes)) AS stated_keys,
@@ -469,15 +483,51 @@ SELECT
     if(isNull(amount), mapFromArrays(mapKeys(units), unit_prices), map()) AS prices
 FROM usages AS u;
 
--- 4. Compare: whether other spans tell of the same call. Without LLM calls in the block, none does (the opposite of the condition of
+-- 4. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
+-- count as known: they are there from an attempt that was cut off, and this one completes it, even if another aggregator has
+-- charged a copy meanwhile (voids.py takes one of the two back).
+-- Here: blocks in which no row can be a copy of another, as all have ids of their own and other spans tell of none.
+CREATE MATERIALIZED VIEW IF NOT EXISTS judged_distinct_mv TO judged_usages AS
+WITH (SELECT any(batch_id) FROM rated_usages) AS this_batch
+SELECT
+    * EXCEPT (reason, known, known_otherwise),
+    multiIf(
+        t.reason = 'not_usage', 'not_usage',
+        known, if(known_otherwise, 'quarantined', 'duplicate'),
+        if(t.reason = '', 'charged', 'quarantined')) AS outcome,
+    if(outcome != 'quarantined' OR t.reason != '', toString(t.reason), 'idempotency_conflict') AS reason
+FROM
+(
+    SELECT
+        *,
+        event_id IN (
+            SELECT event_id FROM event_ids_by_second
+            WHERE second IN (SELECT second FROM rated_usages WHERE identity IN ('span', 'point'))
+                AND event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('span', 'point'))
+            GROUP BY event_id HAVING NOT max(batch_id = this_batch)
+            UNION ALL
+            SELECT event_id FROM event_ids_by_key
+            WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity IN ('key', 'response'))
+            GROUP BY event_id HAVING NOT max(batch_id = this_batch)) AS known,
+        r.reason = '' AND identity = 'key' AND known AND (event_id, fingerprint) NOT IN (
+            SELECT event_id, fingerprint FROM event_ids_by_key
+            WHERE event_id IN (SELECT event_id FROM rated_usages WHERE identity = 'key') AND batch_id != this_batch) AS known_otherwise
+    FROM rated_usages AS r
+    WHERE (SELECT countIf(notEmpty(links)) = 0 AND uniqExact(event_id) = count() FROM rated_usages)
+) AS t;
+
+-- The opposite of the condition above.
+CREATE MATERIALIZED VIEW IF NOT EXISTS entangled_usages_mv TO entangled_usages AS
+SELECT * FROM rated_usages
+WHERE NOT (SELECT countIf(notEmpty(links)) = 0 AND uniqExact(event_id) = count() FROM rated_usages);
+
+-- Compare: whether other spans tell of the same call. Without LLM calls in the block, none does (the opposite of the condition of
 -- linked_usages_mv in 0011).
 CREATE MATERIALIZED VIEW IF NOT EXISTS unlinked_usages_mv TO compared_usages AS
-SELECT *, false AS copy, false AS perhaps_copy, false AS instead FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) = 0;
+SELECT *, false AS copy, false AS perhaps_copy, false AS instead FROM entangled_usages WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) = 0;
 
--- 5. Judge: a usage is charged unless it cannot be, or already was. Rows of the same batch in the id tables do not
--- count as known: they are there from an attempt that was cut off, and this one completes it, even if another aggregator has
--- charged a copy meanwhile (voids.py takes one of the two back). Copies within the block are
--- rare, so only ids that occur more than once are looked at row by row: the first that can be charged is.
+-- Judge, as above, with copies in the block. They are rare, so only ids that occur more than once are looked at row by row: the first
+-- that can be charged is.
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
 WITH (SELECT any(batch_id) FROM compared_usages) AS this_batch
 SELECT

@@ -3,11 +3,7 @@
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_second_mv TO event_ids_by_second AS
 SELECT second, event_id, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('span', 'point');
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_key_mv TO event_ids_by_key AS
-SELECT event_id, fingerprint, batch_id FROM judged_usages WHERE outcome = 'charged' AND identity IN ('key', 'response');
-
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_usage_events_mv TO credit_usage_events AS
-WITH arrayFilter(key -> startsWith(key, 'credits.metadata.'), mapKeys(attributes)) AS metadata_keys
 SELECT
     event_id,
     user_id,
@@ -19,7 +15,9 @@ SELECT
     attributes['credits.description'] AS description,
     attributes['credits.resource_id'] AS resource_id,
     attributes['credits.resource_type'] AS resource_type,
-    mapFromArrays(arrayMap(key -> substring(key, 18), metadata_keys), arrayMap(key -> attributes[key], metadata_keys)) AS metadata,
+    mapFromArrays(
+        arrayMap(key -> substring(key, 18), arrayFilter(key -> startsWith(key, 'credits.metadata.'), mapKeys(attributes))),
+        arrayFilter((value, key) -> startsWith(key, 'credits.metadata.'), mapValues(attributes), mapKeys(attributes))) AS metadata,
     units,
     service_name,
     lower(hex(candidate.trace_id)) AS trace_id,
@@ -111,16 +109,6 @@ FROM judged_usages
 WHERE mapContains(attributes, 'credits.seq') AND attributes['service.instance.id'] != '' AND length(attributes['service.instance.id']) <= 64
 GROUP BY service_name, service_instance_id, outcome;
 
--- Only intervals that can be compared: a point without a start says nothing of what was before it, cumulative points overlap by
--- their nature, and an end that is out of range is the app's clock.
-CREATE MATERIALIZED VIEW IF NOT EXISTS usage_intervals_mv TO usage_intervals AS
-SELECT
-    service_name, candidate.series AS series, user_id, action_type,
-    candidate.start_time_unix_nano AS start_ns, candidate.end_time_unix_nano AS end_ns
-FROM judged_usages
-WHERE signal = 'point' AND start_ns != 0 AND start_ns <= end_ns AND NOT startsWith(candidate.defect, 'metric_')
-    AND end_ns BETWEEN 946684800000000000 AND (toUnixTimestamp64Micro(received_at) + 2678400000000) * 1000;
-
 CREATE MATERIALIZED VIEW IF NOT EXISTS client_counters_mv TO client_counters AS
 SELECT
     service_name,
@@ -150,10 +138,29 @@ FROM
 )
 WHERE p.number = 'as_int' AND bitAnd(p.flags, 1) = 0;
 
+-- Usages that not every insert has; the views behind this are planned for those that do.
+CREATE TABLE IF NOT EXISTS rare_usages AS judged_usages ENGINE = Null;
+CREATE MATERIALIZED VIEW IF NOT EXISTS rare_usages_mv TO rare_usages AS
+SELECT * FROM judged_usages
+WHERE outcome = 'quarantined' OR identity IN ('key', 'response') OR signal = 'point' OR user_email != '' OR notEmpty(links);
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_ids_by_key_mv TO event_ids_by_key AS
+SELECT event_id, fingerprint, batch_id FROM rare_usages WHERE outcome = 'charged' AND identity IN ('key', 'response');
+
+-- Only intervals that can be compared: a point without a start says nothing of what was before it, cumulative points overlap by
+-- their nature, and an end that is out of range is the app's clock.
+CREATE MATERIALIZED VIEW IF NOT EXISTS usage_intervals_mv TO usage_intervals AS
+SELECT
+    service_name, candidate.series AS series, user_id, action_type,
+    candidate.start_time_unix_nano AS start_ns, candidate.end_time_unix_nano AS end_ns
+FROM rare_usages
+WHERE signal = 'point' AND start_ns != 0 AND start_ns <= end_ns AND NOT startsWith(candidate.defect, 'metric_')
+    AND end_ns BETWEEN 946684800000000000 AND (toUnixTimestamp64Micro(received_at) + 2678400000000) * 1000;
+
 -- Nothing of how a row is kept is planned for a block in which nothing is quarantined.
 CREATE TABLE IF NOT EXISTS quarantined_usages AS judged_usages ENGINE = Null;
 CREATE MATERIALIZED VIEW IF NOT EXISTS quarantined_usages_mv TO quarantined_usages AS
-SELECT * FROM judged_usages WHERE outcome = 'quarantined';
+SELECT * FROM rare_usages WHERE outcome = 'quarantined';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS credit_quarantine_mv TO credit_quarantine AS
 WITH (SELECT groupUniqArrayArray(attribute_names) FROM credit_conventions WHERE scope_name IN (SELECT candidate.scope_name FROM quarantined_usages)) AS named
@@ -180,11 +187,11 @@ FROM quarantined_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS user_profiles_mv TO user_profiles AS
 SELECT user_id AS id, argMax(user_email, received_at) AS email, '' AS name, max(received_at) AS updated_at
-FROM judged_usages
+FROM rare_usages
 WHERE user_email != '' AND outcome = 'charged'
     AND (user_id, user_email) NOT IN (
         SELECT id, argMaxIf(email, updated_at, email != '') FROM user_profiles
-        WHERE id IN (SELECT user_id FROM judged_usages WHERE user_email != '') GROUP BY id)
+        WHERE id IN (SELECT user_id FROM rare_usages WHERE user_email != '') GROUP BY id)
 GROUP BY user_id;
 
 -- Requests with a span that does not say itself that it is usage; nothing below is planned for the others.

@@ -3,7 +3,7 @@
 --   usage_candidates -> json_candidates -> mixed_candidates    what emitters tell within JSON, if any does
 --   usage_candidates -> mixed_candidates -> ruled_candidates   what billing rules say
 --   ruled_candidates -> readings                               what the attributes mean, by who emitted them
---   rated_usages -> linked_usages -> compared_usages           whether two spans tell of one call
+--   entangled_usages -> linked_usages -> compared_usages           whether two spans tell of one call
 --
 -- Nothing of it is planned for a block of usages that say themselves what they are.
 
@@ -436,7 +436,7 @@ SELECT
 FROM linked_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS
-SELECT * FROM rated_usages WHERE (SELECT countIf(notEmpty(links)) FROM rated_usages) > 0;
+SELECT * FROM entangled_usages WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) > 0;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
 SELECT
@@ -452,5 +452,5 @@ FROM
     SELECT arrayJoin(arrayFilter(link -> link.role = 'executes' OR (outcome = 'charged' AND link.role IN ('answers', 'claims', 'later', 'within', 'encloses')),
             links)) AS link,
         candidate.scope_name AS scope_name, event_id AS id, batch_id, toDateTime(received_at) AS received_at
-    FROM judged_usages WHERE outcome = 'charged' OR has(links.role, 'executes')
+    FROM rare_usages WHERE outcome = 'charged' OR has(links.role, 'executes')
 );

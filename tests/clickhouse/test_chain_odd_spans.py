@@ -119,6 +119,7 @@ WHO_AND_WHAT = {
     "user as list of lists": odd("no_user", {USER: [["someone"]]}),
     "action as list of two": odd("no_action_type", {ACTION: ["one", "two"]}),
     "amount as list of one text": odd(5, {AMOUNT: ["5"]}),
+    "user in an attribute without a name": odd("no_user", {USER: None, "": "someone"}),
     "user as int": odd(1, {USER: 42}),
     "user in credits.user_id": odd(1, {USER: None, CREDITS_USER: "someone"}),
     "user in enduser.id": odd(1, {USER: None, END_USER: "someone"}),
