@@ -23,7 +23,7 @@ KEPT = frozenset(
             "gen_ai.request.model",
             "gen_ai.request.stream",
         ),
-        *("service.instance.id", "openai.api.type"),
+        "service.instance.id",
         *("gen_ai.response.id", "gen_ai.response.model", "gen_ai.response.finish_reasons"),
         *("anthropic.message.stop_reason", "openinference.span.kind", "llm.model_name", "llm.system", "llm.provider"),
         *("llm.request.type", "error.type"),
@@ -32,7 +32,7 @@ KEPT = frozenset(
 # What a row of credit_conventions may name, also of an emitter that has none yet, and how its name ends.
 KEPT_ENDINGS: Final = (
     *("model", "model_name", "response_id", "response.id", "finish_reason", "finish_reasons", "stop_reason"),
-    *("service_tier", "is_streaming", "stream"),
+    *("service_tier", "api.type", "is_streaming", "stream"),
 )
 _ENDINGS: Final = tuple(sign + ending for ending in KEPT_ENDINGS for sign in "._")
 _ONE_WORD: Final = re.compile(r"[!-~]{1,128}")

@@ -173,14 +173,14 @@ SELECT
     candidate.start_time_unix_nano AS start_time_unix_nano, candidate.end_time_unix_nano AS end_time_unix_nano, candidate.series AS series,
     mapFilter((key, value) -> startsWith(key, 'credits.') OR startsWith(key, 'user.') OR startsWith(key, 'enduser.') OR has(candidate.user_attributes, key)
         OR startsWith(key, 'gen_ai.usage.') OR startsWith(key, 'llm.token_count.') OR startsWith(key, 'llm.usage.') OR startsWith(key, 'anthropic.usage.')
-        OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream', 'openai.api.type',
+        OR key IN ('service.instance.id', 'gen_ai.operation.name', 'gen_ai.provider.name', 'gen_ai.system', 'gen_ai.request.model', 'gen_ai.request.stream',
             'gen_ai.response.id', 'gen_ai.response.model', 'gen_ai.response.finish_reasons',
             'anthropic.message.stop_reason', 'openinference.span.kind', 'llm.model_name', 'llm.system', 'llm.provider', 'llm.request.type', 'error.type')
         -- What a row of credit_conventions names, if it is said in one word or not at all; and what one may name, of an emitter that has
         -- none yet: counts, and what is said in one word.
         OR (has(named, key) AND match(value, '^[!-~]{0,128}$'))
         OR (position(key, 'oken') > 0 AND match(value, '^[0-9]{1,20}$'))
-        OR (match(key, '[._](model|model_name|response_id|response.id|finish_reason|finish_reasons|stop_reason|service_tier|is_streaming|stream)$')
+        OR (match(key, '[._](model|model_name|response_id|response.id|finish_reason|finish_reasons|stop_reason|service_tier|api.type|is_streaming|stream)$')
             AND match(value, '^[!-~]{1,128}$')), attributes) AS attributes,
     candidate.double_keys AS double_keys, candidate.defect AS defect, candidate.rule_id AS rule_id, batch_id
 FROM quarantined_usages;
