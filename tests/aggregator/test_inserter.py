@@ -124,7 +124,7 @@ def test_a_request_at_fault_is_isolated(tmp_path: Path, any_store: str) -> None:
         query = "SELECT hex(raw_request) AS raw, items, signal, detail FROM credit_quarantine"
         rows = aggregator.sql(query)
         assert sorted(bytes.fromhex(row["raw"]) for row in rows) == sorted(
-            stripped(Signal.TRACES, one, ()) for one in poison
+            stripped(Signal.TRACES, one, (), {}) for one in poison
         )
         assert {(row["items"], row["signal"]) for row in rows} == {(2, "span")}
         assert all("Code: 444" in row["detail"] for row in rows)
@@ -154,7 +154,7 @@ def test_a_failure_that_nobody_foresaw_does_not_block_the_others(tmp_path: Path,
         assert settle(aggregator) == Accounting(received=4, charged=3, quarantined=1)
         assert_exact(aggregator, dict.fromkeys(("one", "two", "three"), Decimal(1)))
         (row,) = aggregator.sql("SELECT hex(raw_request) AS raw, detail FROM credit_quarantine")
-        assert bytes.fromhex(row["raw"]) == stripped(Signal.TRACES, trapped, ())
+        assert bytes.fromhex(row["raw"]) == stripped(Signal.TRACES, trapped, (), {})
         assert "caught" in row["detail"]
 
 

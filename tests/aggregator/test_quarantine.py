@@ -121,7 +121,7 @@ def test_raw_requests_are_exported_and_imported(aggregator: AggregatorProcess, t
     assert settle(aggregator) == Accounting(received=1, quarantined=1)
     (row,) = listed(aggregator)
     (shown,) = listed(aggregator, "show", row["event_id"])
-    kept = stripped(Signal.TRACES, poison.SerializeToString(), ())
+    kept = stripped(Signal.TRACES, poison.SerializeToString(), (), {})
     assert bytes.fromhex(shown["raw_begin"]) == kept[:64]
     assert shown["raw_bytes"] == len(kept)
     file = tmp_path / "requests.jsonl"
