@@ -255,7 +255,7 @@ SELECT
         mapValues(attributes), mapKeys(attributes)) AS number_texts,
     position AS preference
 FROM usage_candidates
--- The opposite of the conditions of mixed_candidates_mv and json_candidates_mv (0011).
+-- The opposite of the condition of other_candidates_mv (0011).
 WHERE (
     SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
     FROM usage_candidates) = 0;

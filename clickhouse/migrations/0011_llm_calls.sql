@@ -1,12 +1,14 @@
 -- The long way of a block through the chain (0004): LLM calls of other instrumentations, and spans that a billing rule matches.
 --
---   usage_candidates -> json_candidates -> mixed_candidates    what emitters tell within JSON, if any does
---   usage_candidates -> mixed_candidates -> ruled_candidates   what billing rules say
+--   usage_candidates -> other_candidates -> mixed_candidates
+--   other_candidates -> json_candidates -> mixed_candidates    what emitters tell within JSON, if any does
+--   mixed_candidates -> ruled_candidates                       what billing rules say
 --   ruled_candidates -> readings                               what the attributes mean, by who emitted them
---   entangled_usages -> linked_usages -> compared_usages           whether two spans tell of one call
+--   entangled_usages -> linked_usages -> compared_usages       whether two spans tell of one call
 --
 -- Nothing of it is planned for a block of usages that say themselves what they are.
 
+CREATE TABLE IF NOT EXISTS other_candidates AS usage_candidates ENGINE = Null;
 CREATE TABLE IF NOT EXISTS mixed_candidates AS usage_candidates ENGINE = Null;
 CREATE TABLE IF NOT EXISTS json_candidates AS usage_candidates ENGINE = Null;
 CREATE TABLE IF NOT EXISTS ruled_candidates AS mixed_candidates ENGINE = Null;
@@ -15,20 +17,25 @@ ALTER TABLE ruled_candidates
     ADD COLUMN IF NOT EXISTS rule_quantities Map(String, String) COMMENT 'unit to quantity, by the rule, as text';
 CREATE TABLE IF NOT EXISTS linked_usages AS rated_usages ENGINE = Null;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_candidates_mv TO mixed_candidates AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS other_candidates_mv TO other_candidates AS
 SELECT * FROM usage_candidates
 WHERE (
-    SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions)) > 0
-        AND countIf(charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE notEmpty(json_attributes))) = 0
-    FROM usage_candidates);
+    SELECT countIf(charge_genai OR NOT mapContains(attributes, 'credits.action_type') OR scope_name IN (SELECT scope_name FROM credit_conventions))
+    FROM usage_candidates) > 0;
 
 -- What emitters tell within JSON becomes attributes of the names that credit_conventions has for it. Nothing of this is planned for a
 -- block without such emitters. A replay brings what was read before.
-CREATE MATERIALIZED VIEW IF NOT EXISTS json_candidates_mv TO json_candidates AS
-SELECT * FROM usage_candidates
+CREATE MATERIALIZED VIEW IF NOT EXISTS mixed_candidates_mv TO mixed_candidates AS
+SELECT * FROM other_candidates
 WHERE (
     SELECT countIf(charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE notEmpty(json_attributes)))
-    FROM usage_candidates) > 0;
+    FROM other_candidates) = 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS json_candidates_mv TO json_candidates AS
+SELECT * FROM other_candidates
+WHERE (
+    SELECT countIf(charge_genai AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE notEmpty(json_attributes)))
+    FROM other_candidates) > 0;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS json_read_mv TO mixed_candidates AS
 WITH
