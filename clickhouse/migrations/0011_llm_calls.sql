@@ -289,7 +289,7 @@ FROM
             *,
             rule_id != '' AND NOT explicit AND NOT automatic AS ruled,
             -- Counts of tokens on a span that says neither that it is an LLM call nor that it is something else.
-            if(charge_genai AND NOT explicit AND NOT automatic AND NOT ruled AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent',
+            if(charge_genai AND NOT explicit AND NOT automatic AND NOT ruled AND attributes[how.count] = '' AND (unmarked OR operation NOT IN ('', 'invoke_agent', 'create_agent',
                     'invoke_workflow', 'execute_tool', 'execute_task', 'retrieval', 'rerank', 'plan')),
                 arrayExists((key, value) -> match(value, '^[0-9]+$') AND position(key, 'count_tokens') = 0
                     AND match(key, '(?i)(usage|^llm[.]token_count|input|output|prompt|completion|total).*tokens?|^llm[.]token_count|tokens?[._](input|output|prompt|completion|total|(in|out|used|usage|count)([._]|$))'),
@@ -331,7 +331,9 @@ FROM
                     OR (trace_id, span_id) IN (
                         SELECT trace_id, parent_span_id FROM ruled_candidates
                         WHERE attributes['gen_ai.operation.name'] = 'execute_tool'
-                            OR arrayExists(name -> attributes[name] NOT IN ('', '0', '[0]'), rules.3.earlier_calls))
+                            OR attributes[rules.3[transform(cityHash64(scope_name, scope_version, lower(firstNonDefault(attributes['gen_ai.provider.name'],
+                                attributes['gen_ai.system'], attributes['llm.provider'], attributes['llm.system']))), rules.1, rules.2, toUInt16(1))].earlier_calls]
+                                NOT IN ('', '0', '[0]'))
                     OR reinterpretAsUUID(sipHash128('tool', trace_id, span_id, toUInt64(0), toUInt64(0))) IN (
                         SELECT place FROM call_links WHERE place IN (SELECT place FROM places_of_several) AND role = 'executes')))) AS last_call_only,
                 charge_genai AND NOT explicit AND operation = 'execute_tool' AND scope_name IN (SELECT scope_name FROM credit_conventions WHERE several_calls) AS executed,

@@ -99,7 +99,6 @@ class Oracle:
         self._prices = list(prices)
         self._conventions = conventions
         self._rules = rules
-        self._earlier_calls = {row.earlier_calls_attribute for row in conventions} - {""}
         self._charged: dict[tuple[Any, ...], Usage] = {}
         self._event_of: dict[int, Event] = {}
         self._calls: list[Usage] = []
@@ -153,7 +152,7 @@ class Oracle:
         scopes = {row.scope_name for row in self._conventions if row.several_calls}
         executed = [usage for usage in usages if usage.executes_tool]
         # A span of another instrumentation within it may tell of the earlier calls, too.
-        telling = [usage for usage in usages if any(not none_told(usage.sent(name)) for name in self._earlier_calls)]
+        telling = [usage for usage in usages if not none_told(usage.sent(usage.meaning.earlier_calls_attribute))]
         below = self._tools_below | {(one.trace_id, one.parent_id) for one in (*executed, *telling)}
         for usage in usages:
             several = usage.text(names.FINISH_REASONS) == "several" or (usage.trace_id, usage.span_id) in below

@@ -131,7 +131,8 @@ class Usage:
     def bare(self) -> bool:
         """Whether it has token counts, and nobody knows what they are."""
         counts = [text for name, text in self.attributes.items() if "token" in name and text.isdecimal()]
-        nothing_else = not self.explicit and not self.automatic and self.unmarked
+        counted = self.text(self.meaning.count_attribute)
+        nothing_else = not self.explicit and not self.automatic and self.unmarked and not counted
         return nothing_else and bool(counts) and self.settings.charge_genai
 
     @property
