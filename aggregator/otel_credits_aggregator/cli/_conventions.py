@@ -130,42 +130,36 @@ def set_convention(
 
     It counts from now on; `quarantine replay --reason unknown_convention` charges what waits.
     """
+    counts = _attributes(input=input, output=output, cache_read=cache_read, cache_write=cache_write)
+    parts = _attributes(cache_write_1h=cache_write_1h, reasoning=reasoning)
+    sound = _attributes(input_audio=input_audio, output_audio=output_audio)
+    answer = _attributes(model=model, request_model=request_model, response_id=response_id, finish=finish)
+    tiers = _attributes(service_tier=service_tier, request_service_tier=request_service_tier)
+    checks = _attributes(answers=answers, total=total, count=count, earlier_calls=earlier_calls)
     new = checked(
         NewConvention,
         scope_name=scope,
         version_from=version_from,
         version_until=version_until,
         provider=provider,
-        input_attribute=input,
-        output_attribute=output,
-        cache_read_attribute=cache_read,
-        cache_write_attribute=cache_write,
-        cache_write_1h_attribute=cache_write_1h,
-        reasoning_attribute=reasoning,
-        input_audio_attribute=input_audio,
-        output_audio_attribute=output_audio,
         input_includes_cache=input_includes_cache,
         cache_unknown_from=cache_unknown_from,
-        model_attribute=model,
-        request_model_attribute=request_model,
-        response_id_attribute=response_id,
-        finish_attribute=finish,
-        service_tier_attribute=service_tier,
-        request_service_tier_attribute=request_service_tier,
         price_attributes=tuple(price_attribute) if price_attribute else None,
-        answers_attribute=answers,
         stream_attributes=tuple(stream) if stream else None,
         stream_order=tuple(stream_order) if stream_order else None,
         stream_flaw=stream_flaw,
         several_calls=several_calls,
-        total_attribute=total,
-        count_attribute=count,
-        earlier_calls_attribute=earlier_calls,
         preference=preference,
         source=source,
+        **(counts | parts | sound | answer | tiers | checks),
     )
     with closing(open_ledger()) as ledger:
         print_rows([ledger.set_convention(new)], _tables.CONVENTION, as_json=as_json, none="")
+
+
+def _attributes(**named: str | None) -> dict[str, str | None]:
+    """The columns of a convention that name these attributes."""
+    return {f"{what}_attribute": name for what, name in named.items()}
 
 
 def remove_convention(
