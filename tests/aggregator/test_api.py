@@ -9,6 +9,7 @@ import httpx
 import pytest
 from otel_credits_aggregator.replay import Selection, Treatment
 from otel_credits_aggregator.store import Client
+from support import plain_http
 from support.api import AggregatorState, running_api
 from support.store import Usage, insert_usages
 
@@ -204,7 +205,7 @@ def test_a_store_that_is_not_migrated_is_503(memory_engine: Client) -> None:
     """Before the store is migrated, the API says so and asks to come back."""
     memory_engine.command("CREATE DATABASE IF NOT EXISTS not_migrated")
     with running_api("chdb://memory/not_migrated") as url:
-        answer = httpx.get(f"{url}/api/v1/balances", timeout=HTTP_TIMEOUT_S)
+        answer = plain_http.get(f"{url}/api/v1/balances", timeout=HTTP_TIMEOUT_S)
     assert answer.status_code == 503
     assert "otel-credits migrate" in answer.json()["detail"]
     assert answer.headers["retry-after"]
@@ -213,7 +214,7 @@ def test_a_store_that_is_not_migrated_is_503(memory_engine: Client) -> None:
 def test_a_store_that_is_away_is_503() -> None:
     """While a ClickHouse server is away, the API says so; health goes on answering."""
     with running_api("clickhouse://127.0.0.1:1/default") as url:
-        answer = httpx.get(f"{url}/api/v1/users/u/balance", timeout=HTTP_TIMEOUT_S)
-        assert httpx.get(f"{url}/healthz", timeout=HTTP_TIMEOUT_S).status_code == 200
+        answer = plain_http.get(f"{url}/api/v1/users/u/balance", timeout=HTTP_TIMEOUT_S)
+        assert plain_http.get(f"{url}/healthz", timeout=HTTP_TIMEOUT_S).status_code == 200
     assert answer.status_code == 503
     assert "cannot be reached" in answer.json()["detail"]

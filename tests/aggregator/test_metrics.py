@@ -7,10 +7,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
+from support import plain_http
 from support.accounting import Accounting, accounting, charges, settle
 from support.chaos import Oracle, ResendingClient
 from support.otlp_build import (
@@ -129,7 +129,7 @@ def test_every_metric_is_documented(aggregator: AggregatorProcess) -> None:
     exposed = {series.partition("{")[0] for series in aggregator.metrics()}
     assert exposed <= documented
     assert documented - exposed <= BY_REASON
-    answer = httpx.get(f"{aggregator.url}/metrics")
+    answer = plain_http.get(f"{aggregator.url}/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     for family in text_string_to_metric_families(answer.text):
         assert family.documentation, family.name

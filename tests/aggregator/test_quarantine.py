@@ -12,10 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from otel_credits_aggregator.otlp import Signal
 from otel_credits_aggregator.privacy import stripped
+from support import plain_http
 from support.accounting import Accounting, assert_exact, charges, settle
 from support.otlp_build import ACTION, AMOUNT, USER, traces, usage_span
 from support.otlp_clients import post
@@ -108,7 +108,7 @@ def test_discarding_everything_must_be_meant(aggregator: AggregatorProcess) -> N
 
 
 def post_json(aggregator: AggregatorProcess, path: str, parameters: dict[str, str], body: dict[str, str]) -> int:
-    return httpx.post(f"{aggregator.url}{path}", params=parameters, json=body, timeout=30).status_code
+    return plain_http.post(f"{aggregator.url}{path}", params=parameters, json=body, timeout=30).status_code
 
 
 def test_raw_requests_are_exported_and_imported(aggregator: AggregatorProcess, tmp_path: Path) -> None:

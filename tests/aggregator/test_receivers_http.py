@@ -15,6 +15,7 @@ import httpx
 import pytest
 from google.rpc import code_pb2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from support import plain_http
 from support.accounting import Accounting, accounting, charges, settle
 from support.otlp_build import AMOUNT, USER, metric, metrics, point, traces, usage_span
 from support.otlp_clients import JSON, PROTOBUF, post, status_of
@@ -149,7 +150,7 @@ def test_compressed_requests_are_understood(aggregator: AggregatorProcess, url: 
     user = uuid.uuid4().hex
     compress = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[encoding.lower()]
     headers = {"content-type": PROTOBUF, "content-encoding": encoding}
-    assert httpx.post(f"{url}/v1/traces", content=compress(a_request(user)), headers=headers).is_success
+    assert plain_http.post(f"{url}/v1/traces", content=compress(a_request(user)), headers=headers).is_success
     settle(aggregator)
     assert charges(aggregator)[user] == Decimal("0.25")
 
@@ -159,7 +160,7 @@ def test_every_member_of_a_gzip_body_is_read(aggregator: AggregatorProcess, url:
     user = uuid.uuid4().hex
     body = gzip.compress(a_request(user)) + gzip.compress(a_request(user))
     headers = {"content-type": PROTOBUF, "content-encoding": "gzip"}
-    assert httpx.post(f"{url}/v1/traces", content=body, headers=headers).is_success
+    assert plain_http.post(f"{url}/v1/traces", content=body, headers=headers).is_success
     settle(aggregator)
     assert charges(aggregator)[user] == Decimal("0.5")
 
@@ -181,7 +182,7 @@ def test_malformed_bodies_are_refused_for_good(aggregator: AggregatorProcess, ur
     """A body that is no request is answered 400 with a google.rpc.Status and no Retry-After, and is counted."""
     body, headers = MALFORMED[name]
     before, refused = settle(aggregator), refused_requests(aggregator, "BadRequest")
-    response = httpx.post(f"{url}/v1/traces", content=body, headers={"content-type": PROTOBUF} | headers)
+    response = plain_http.post(f"{url}/v1/traces", content=body, headers={"content-type": PROTOBUF} | headers)
     assert response.status_code == 400
     assert status_of(response).code == code_pb2.INVALID_ARGUMENT
     assert status_of(response).message
@@ -234,7 +235,7 @@ def test_other_content_types_are_refused(aggregator: AggregatorProcess, url: str
 def test_an_unknown_compression_is_refused(url: str) -> None:
     """A content encoding that this server does not undo is answered 415, with those it does."""
     headers = {"content-type": PROTOBUF, "content-encoding": "zstd"}
-    response = httpx.post(f"{url}/v1/traces", content=b"", headers=headers)
+    response = plain_http.post(f"{url}/v1/traces", content=b"", headers=headers)
     assert response.status_code == 415
     assert "gzip" in status_of(response).message
 
@@ -268,8 +269,8 @@ def test_a_client_that_hangs_up_within_its_body_leaves_nothing(aggregator: Aggre
 def test_other_paths_and_methods_are_not_there(aggregator: AggregatorProcess, url: str) -> None:
     """Any other path is answered 404 and any other method 405, which no exporter takes for an acknowledgement."""
     assert post(url, b"", "profiles").status_code == 404
-    assert httpx.post(url).status_code == 404
-    assert httpx.get(f"{url}/v1/traces").status_code == 405
+    assert plain_http.post(url).status_code == 404
+    assert plain_http.get(f"{url}/v1/traces").status_code == 405
 
 
 def test_connections_are_kept_and_requests_may_be_chunked(aggregator: AggregatorProcess, url: str) -> None:

@@ -23,6 +23,7 @@ import clickhouse_connect
 import grpc
 import httpx
 import pytest
+from support import plain_http
 from support.accounting import assert_exact, settle
 from support.chaos import Oracle, ResendingClient
 from support.clickhouse_http import ClickHouseHttp, Fault
@@ -157,7 +158,7 @@ def test_connections_may_be_many_and_may_rest(few_files: int, tmp_path: Path) ->
 def answers(url: str) -> bool:
     """Whether a GET is answered 200."""
     try:
-        return httpx.get(url, timeout=5).status_code == 200
+        return plain_http.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -197,14 +198,14 @@ def test_it_is_ready_when_the_store_is_migrated(tmp_path: Path) -> None:
     later = ClickHouseHttp(tmp_path / "store")
     aggregator = start(later.dsn(), tmp_path / "data")
     try:
-        assert httpx.get(f"{aggregator.url}/healthz").status_code == 200
-        answer = httpx.get(f"{aggregator.url}/readyz")
+        assert plain_http.get(f"{aggregator.url}/healthz").status_code == 200
+        answer = plain_http.get(f"{aggregator.url}/readyz")
         assert answer.status_code == 503
         assert answer.json() == {"ready": False, "missing": ["migrated", "replayed"]}
         assert post(aggregator.http_endpoint, one_credit()).is_success
         with later:
             aggregator.wait_ready()
-            assert httpx.get(f"{aggregator.url}/readyz").json() == {"ready": True, "missing": []}
+            assert plain_http.get(f"{aggregator.url}/readyz").json() == {"ready": True, "missing": []}
             settle(aggregator)
             assert_exact(aggregator, {USER_ID: Decimal(1)})
             stop(aggregator)
@@ -280,7 +281,7 @@ SLOW_PATHS = ("/metrics", "/api/v1/events", "/api/v1/prices", "/api/v1/reconcile
 def patient_get(url: str) -> None:
     """Ask, and wait for the answer that never comes."""
     try:
-        httpx.get(url, timeout=60)
+        plain_http.get(url, timeout=60)
     except httpx.HTTPError:
         return
 
@@ -300,7 +301,7 @@ def test_a_hanging_store_holds_up_neither_senders_nor_scrapes(
     for _ in range(5):
         assert post(aggregator.http_endpoint, one_credit()).is_success
     assert time.monotonic() - started < 15
-    assert httpx.get(f"{aggregator.url}/readyz", timeout=20).status_code == 200
+    assert plain_http.get(f"{aggregator.url}/readyz", timeout=20).status_code == 200
     metrics = aggregator.metrics()
     assert metrics["otel_credits_spans_received_total"] == 5
     assert "otel_credits_spans_charged_total" not in metrics
@@ -319,7 +320,7 @@ def test_a_store_of_another_version_is_left_alone(store: ClickHouseHttp, aggrega
     aggregator.start()
     aggregator.wait_for(lambda: "0001_ledger was applied with other text" in aggregator.output(), 30, "it says why")
     aggregator.wait_for(lambda: accepts_connections(aggregator.api_port), 30, "it listens")
-    missing = httpx.get(f"{aggregator.url}/readyz").json()["missing"]
+    missing = plain_http.get(f"{aggregator.url}/readyz").json()["missing"]
     assert missing == ["migrated", "replayed", "inserting"]
     assert post(aggregator.http_endpoint, one_credit()).is_success
     stop(aggregator)
@@ -357,7 +358,7 @@ def failures(aggregator: AggregatorProcess) -> float:
 def test_without_its_store_it_says_so(store: ClickHouseHttp, aggregator: AggregatorProcess) -> None:
     """With the store down, the API answers 503 with Retry-After, the metrics leave out what only the store knows."""
     store.kill()
-    answer = httpx.get(f"{aggregator.url}/api/v1/events", timeout=30)
+    answer = plain_http.get(f"{aggregator.url}/api/v1/events", timeout=30)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     metrics = aggregator.metrics()
     assert "otel_credits_spans_received_total" in metrics

@@ -7,8 +7,8 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-import httpx
 import pytest
+from support import plain_http
 from support.accounting import assert_exact, settle
 from support.chaos import new_seed
 from support.clickhouse_http import ClickHouseHttp, Fault
@@ -94,4 +94,4 @@ def insert_price(store: ClickHouseHttp, action: str) -> None:
     """Behind the aggregator's back, as an insert, which the faults of queries leave alone."""
     body = f"('{action}', 0.125)".encode()
     query = "INSERT INTO credit_action_costs (action_type, credits_per_unit) VALUES"
-    assert httpx.post(store.url, params={"query": query}, content=body).is_success
+    assert plain_http.post(store.url, params={"query": query}, content=body).is_success

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+from support import plain_http
 from support.clickhouse_http import ClickHouseHttp, Fault
 from support.clickhouse_http.faults import When
 from support.processes import wait_until
@@ -67,8 +68,8 @@ def test_credentials_are_checked_if_there_are_any(tmp_path: Path) -> None:
         with clickhouse_connect.get_client(dsn=guarded.dsn()) as client:
             assert client.command("SELECT 1") == 1
         headers = {"X-ClickHouse-User": "credits", "X-ClickHouse-Key": "s3:cr@t"}
-        assert httpx.get(guarded.url, params={"query": "SELECT 1"}, headers=headers).text == "1\n"
-        refused = httpx.get(guarded.url, params={"query": "SELECT 1"})
+        assert plain_http.get(guarded.url, params={"query": "SELECT 1"}, headers=headers).text == "1\n"
+        refused = plain_http.get(guarded.url, params={"query": "SELECT 1"})
         assert (refused.status_code, refused.headers["X-ClickHouse-Exception-Code"]) == (403, "516")
         assert guarded.is_ready()
 
@@ -176,7 +177,7 @@ def test_a_paused_server_goes_on(server: ClickHouseHttp, victim: Client) -> None
     server.pause()
     try:
         with pytest.raises(httpx.TimeoutException):
-            httpx.get(f"{server.url}/ping", timeout=0.5)
+            plain_http.get(f"{server.url}/ping", timeout=0.5)
     finally:
         server.resume()
     insert(victim)
@@ -185,6 +186,6 @@ def test_a_paused_server_goes_on(server: ClickHouseHttp, victim: Client) -> None
 
 def test_a_wrong_fault_is_refused(server: ClickHouseHttp) -> None:
     """A misspelt fault is an error, so that no test passes because nothing went wrong."""
-    answer = httpx.post(f"{server.url}/_fault", json={"action": "explode"})
+    answer = plain_http.post(f"{server.url}/_fault", json={"action": "explode"})
     assert answer.status_code == 400
     assert server.faults() == []

@@ -20,6 +20,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_connect.driver.summary import QuerySummary
+from support import plain_http
 from support.clickhouse_http import _encodings as encodings
 
 pytest_plugins = ("support.clickhouse_http.fixture",)
@@ -62,7 +63,7 @@ def http(dsn: str, method: str = "POST", content: bytes = b"", headers: Any = No
     address = f"{scheme}://{parts.hostname}:{parts.port or 8123}/"
     params = {"database": parts.path.strip("/")} | options
     auth = (urllib.parse.unquote(parts.username or "default"), urllib.parse.unquote(parts.password or ""))
-    return httpx.request(method, address, params=params, content=content, headers=headers, auth=auth)
+    return plain_http.request(method, address, params=params, content=content, headers=headers, auth=auth)
 
 
 def names(client: Client) -> list[str]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import httpx
 import pytest
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_pb
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2_grpc as logs_grpc
 from opentelemetry.proto.logs.v1 import logs_pb2
+from support import plain_http
 from support.collector import CONFIG, SEVERAL_AGGREGATORS, CollectorProcess, collector_binary, validate
 from support.collector_sink import CollectorSink
 from support.collector_traffic import chunks, ids_of, request_of, send, usage_span
@@ -81,7 +81,7 @@ def test_usages_arrive_over_otlp_http(collector: CollectorProcess, sink: Collect
     spans = [usage_span() for _ in range(10)]
     body = request_of(spans).SerializeToString()
     headers = {"Content-Type": "application/x-protobuf"}
-    answer = httpx.post(f"{collector.http_endpoint}/v1/traces", content=body, headers=headers)
+    answer = plain_http.post(f"{collector.http_endpoint}/v1/traces", content=body, headers=headers)
     assert answer.status_code == 200
     wait_for(sink, ids_of(spans))
 

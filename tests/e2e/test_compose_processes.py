@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
-import httpx
 import pytest
 import yaml
+from support import plain_http
 from support.clickhouse_http import ClickHouseHttp
 from support.collector import CollectorProcess
 from support.processes import AggregatorProcess, Process, accepts_connections, clean_environment, free_port, wait_until
@@ -95,9 +95,9 @@ def test_usage_of_the_example_app_reaches_the_ledger(stack: Stack) -> None:
     user = str(uuid.uuid4())
     headers = {"X-User-Id": user}
     answers = [
-        httpx.post(f"{stack.chat_url}/chat", headers=headers, json={"message": "Hi"}, timeout=30.0),
-        httpx.get(f"{stack.chat_url}/analytics", headers=headers, timeout=30.0),
-        httpx.post(f"{stack.chat_url}/workflows", headers=headers, timeout=30.0),
+        plain_http.post(f"{stack.chat_url}/chat", headers=headers, json={"message": "Hi"}, timeout=30.0),
+        plain_http.get(f"{stack.chat_url}/analytics", headers=headers, timeout=30.0),
+        plain_http.post(f"{stack.chat_url}/workflows", headers=headers, timeout=30.0),
     ]
     assert [answer.status_code for answer in answers] == [200, 200, 202]
     query = f"SELECT action_type, service_name FROM credit_usage_events WHERE user_id = '{user}' ORDER BY action_type"

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 
-import httpx
 import pytest
 from otel_credits_aggregator.demo import DemoOptions
 from otel_credits_aggregator.demo._plan import make_users
+from support import plain_http
 from support.processes import Process, wait_until
 from support.samples import others_long
 
@@ -86,7 +86,7 @@ def test_a_difference_in_the_last_decimal_is_a_failure(tmp_path: Path) -> None:
         # A float would not do: the demo compares decimals, and so it must notice the smallest there is.
         grant = {"credits": "0.000000000001", "reason": "not in the plan"}
         url = f"{aggregator_url(running.pid)}/api/v1/users/{user.id}/grants"
-        assert httpx.post(url, json=grant).status_code == 201
+        assert plain_http.post(url, json=grant).status_code == 201
         code = running.wait(DEMO_TIMEOUT_S)
     output = running.output()
     assert code == 1, output
@@ -114,7 +114,7 @@ def test_keep_leaves_it_running_until_ctrl_c(tmp_path: Path) -> None:
         wait_until(lambda: "try:" in running.output(), 5, "the addresses are printed")
         url = re.search(r"OTEL_CREDITS_URL=(\S+)", running.output())
         assert url is not None
-        assert httpx.get(f"{url[1]}/readyz").status_code == 200
+        assert plain_http.get(f"{url[1]}/readyz").status_code == 200
         started = children(running.pid)
         assert len(started) >= 5
         running.send_signal(signal.SIGINT)

@@ -10,6 +10,7 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
+from support import plain_http
 from support.processes import Process, free_port, wait_until
 from support.samples import others_long
 
@@ -29,13 +30,13 @@ class ModelServer(Process):
 
     def served(self) -> list[dict[str, Any]]:
         """Return its record."""
-        rows: list[dict[str, Any]] = httpx.get(f"{self.url}/_served").json()
+        rows: list[dict[str, Any]] = plain_http.get(f"{self.url}/_served").json()
         return rows
 
     def is_up(self) -> bool:
         """Whether it answers."""
         try:
-            return httpx.get(f"{self.url}/_served").is_success
+            return plain_http.get(f"{self.url}/_served").is_success
         except httpx.HTTPError:
             return False
 

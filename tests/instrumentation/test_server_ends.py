@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support import plain_http
 from support.otlp_sink import OtlpSink
 from support.processes import Process, free_port, wait_until
 from support.samples import others_long
@@ -36,7 +37,7 @@ class Server:
         """Make `count` requests that are charged, each on a connection of its own. Returns who answered."""
         pids = set()
         for _ in range(count):
-            answer = httpx.get(f"{self.url}/pid", headers={"authorization": "token-alice"}, timeout=30)
+            answer = plain_http.get(f"{self.url}/pid", headers={"authorization": "token-alice"}, timeout=30)
             assert answer.status_code == 200
             pids.add(int(answer.json()))
         return pids
@@ -44,7 +45,7 @@ class Server:
     def answers(self) -> bool:
         """Whether something answers."""
         try:
-            return httpx.get(f"{self.url}/docs", timeout=5).status_code == 200
+            return plain_http.get(f"{self.url}/docs", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 

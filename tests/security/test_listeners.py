@@ -19,6 +19,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from support import plain_http
 from support.accounting import charges, settle
 from support.command import TIMEOUT_S, command, made
 from support.otlp_build import AMOUNT, USER, traces, usage_span
@@ -41,7 +42,7 @@ class Guarded:
 
     def api(self, method: str, path: str, token: str = "", **options: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return httpx.request(method, f"{self.aggregator.url}{path}", headers=headers, timeout=TIMEOUT_S, **options)
+        return plain_http.request(method, f"{self.aggregator.url}{path}", headers=headers, timeout=TIMEOUT_S, **options)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support import plain_http
 from support.processes import ServerProcess, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -103,13 +104,13 @@ class CollectorProcess(ServerProcess):
     def is_ready(self) -> bool:
         """Whether the health check answers 200."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.health_port}/", timeout=5.0).status_code == 200
+            return plain_http.get(f"http://127.0.0.1:{self.health_port}/", timeout=5.0).status_code == 200
         except httpx.HTTPError:
             return False
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the sum of its own series of that name whose labels include the given ones."""
-        text = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30.0).text
+        text = plain_http.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30.0).text
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         lines = [line for line in text.splitlines() if line.startswith(name) and line[len(name)] in "{ "]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))

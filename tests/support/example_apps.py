@@ -12,6 +12,7 @@ import httpx
 from otel_credits_aggregator.demo._api import Api, served_requests
 from otel_credits_aggregator.demo.stack import Stack
 
+from support import plain_http
 from support.processes import Process, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -49,7 +50,7 @@ class ExampleApps:
         """Send a request of a signed-in user to the chat app."""
         headers = {"X-User-Id": str(user_id)}
         url = f"{self._stack.app_url}{path}"
-        return httpx.request(method, url, headers=headers, timeout=REQUEST_TIMEOUT_S, **options)
+        return plain_http.request(method, url, headers=headers, timeout=REQUEST_TIMEOUT_S, **options)
 
     def hang_up(self, path: str, user_id: uuid.UUID, question: dict[str, str], after_lines: int) -> None:
         """Send a question and close the connection after so many lines of text."""

@@ -12,6 +12,8 @@ import httpx
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from support import plain_http
+
 __all__ = ["JSON", "PROTOBUF", "GrpcClient", "Refusal", "post", "refusal", "status_of"]
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -117,7 +119,7 @@ def post(
         headers["authorization"] = f"Bearer {token}"
     if compress:
         body, headers["content-encoding"] = gzip.compress(body), "gzip"
-    return httpx.post(f"{base_url}/v1/{signal}", content=body, headers=headers, timeout=timeout_s)
+    return plain_http.post(f"{base_url}/v1/{signal}", content=body, headers=headers, timeout=timeout_s)
 
 
 def status_of(response: httpx.Response) -> Status:

@@ -17,6 +17,8 @@ from otel_credits_aggregator.demo.processes import (
     free_port,
 )
 
+from support import plain_http
+
 __all__ = [
     "AggregatorProcess",
     "Process",
@@ -121,14 +123,14 @@ class AggregatorProcess(ServerProcess):
     def is_ready(self) -> bool:
         """Whether ``GET /readyz`` answers 200: it is migrated, replayed and receiving."""
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
+            return plain_http.get(f"{self.url}/readyz", timeout=5.0).status_code == 200
         except httpx.HTTPError:
             return False
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Call the API and return the parsed JSON. Raises httpx.HTTPStatusError with the body in its message."""
         options = {"headers": self._headers} | options
-        response = httpx.request(method, f"{self.url}{path}", timeout=REQUEST_TIMEOUT_S, **options)
+        response = plain_http.request(method, f"{self.url}{path}", timeout=REQUEST_TIMEOUT_S, **options)
         if response.is_error:
             message = f"{method} {path}: {response.status_code} {response.text}"
             raise httpx.HTTPStatusError(message, request=response.request, response=response)
@@ -141,6 +143,6 @@ class AggregatorProcess(ServerProcess):
 
     def metrics(self) -> dict[str, float]:
         """Return `/metrics` as {series with its labels, as printed: value}."""
-        text = httpx.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S, headers=self._headers).text
+        text = plain_http.get(f"{self.url}/metrics", timeout=REQUEST_TIMEOUT_S, headers=self._headers).text
         lines = (line for line in text.splitlines() if line and not line.startswith("#"))
         return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines)}

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import httpx
 
+from support import plain_http
 from support.otlp_sink import OtlpSink
 from support.processes import Process, free_port
 
@@ -43,14 +44,14 @@ def serving(
         url = f"http://127.0.0.1:{port}"
         process.wait_for(lambda: answers(url), 60, "uvicorn answers")
         yield SimpleNamespace(
-            url=url, port=port, process=process, get=lambda path, **more: httpx.get(url + path, timeout=60, **more)
+            url=url, port=port, process=process, get=lambda path, **more: plain_http.get(url + path, timeout=60, **more)
         )
 
 
 def answers(url: str) -> bool:
     """Whether something answers."""
     try:
-        httpx.get(f"{url}/docs", timeout=10)
+        plain_http.get(f"{url}/docs", timeout=10)
     except httpx.TransportError:
         return False
     return True

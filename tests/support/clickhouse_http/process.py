@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from support import plain_http
 from support.processes import ServerProcess, free_port
 
 from .faults import Fault
@@ -57,7 +58,7 @@ class ClickHouseHttp(ServerProcess):
     def is_ready(self) -> bool:
         """Whether `GET /ping` answers."""
         try:
-            return httpx.get(f"{self.url}/ping", timeout=REQUEST_TIMEOUT_S).is_success
+            return plain_http.get(f"{self.url}/ping", timeout=REQUEST_TIMEOUT_S).is_success
         except httpx.HTTPError:
             return False
 
@@ -98,7 +99,7 @@ class ClickHouseHttp(ServerProcess):
             self.clear_faults()
 
     def _control(self, method: str, **options: Any) -> Any:
-        response = httpx.request(method, f"{self.url}/_fault", timeout=REQUEST_TIMEOUT_S, **options)
+        response = plain_http.request(method, f"{self.url}/_fault", timeout=REQUEST_TIMEOUT_S, **options)
         if response.is_error:
             raise ValueError(f"{method} /_fault: {response.status_code} {response.text}")
         return response.json()
