@@ -19,8 +19,20 @@ from otel_credits._amounts import BadArgument, UserId, user_text
 from otel_credits._attributes import BAGGAGE_USER
 from otel_credits._guard import note_fault
 
-_trust_baggage = False
 USAGE_KEY = context_api.create_key("otel_credits.usage")
+
+
+class _InboundBaggage:
+    """The baggage that requests come with."""
+
+    __slots__ = ("is_trusted",)
+
+    def __init__(self) -> None:
+        self.is_trusted = False
+
+
+# Whether the baggage that a request came with may say who the user is. An attribute costs a request less than a call.
+INBOUND = _InboundBaggage()
 
 
 class UsageContext:
@@ -30,7 +42,16 @@ class UsageContext:
     thread or under a copied context cannot change the context of the endpoint, but it can fill in this object.
     """
 
-    __slots__ = ("_resolve", "action_type", "description", "known_user", "metadata", "resource_id", "resource_type")
+    __slots__ = (
+        "_resolve",
+        "action_type",
+        "description",
+        "known_user",
+        "metadata",
+        "on_known",
+        "resource_id",
+        "resource_type",
+    )
 
     def __init__(
         self,
@@ -45,6 +66,8 @@ class UsageContext:
     ) -> None:
         # Who the user is, if that is known already.
         self.known_user = user
+        # Called with the user as soon as it is known or set, in whatever thread that happens.
+        self.on_known: Callable[[str], None] | None = None
         self._resolve = resolve
         self.action_type = action_type
         self.description = description
@@ -101,6 +124,8 @@ class UsageContext:
         self.known_user = user
         # It is not asked again, and what it refers to (the request) need not live as long as this.
         self._resolve = None
+        if self.on_known is not None:
+            self.on_known(user)
 
 
 def _resolved(resolve: Callable[[], Any]) -> str | None:
@@ -120,13 +145,7 @@ def current_usage(context: Context | None = None) -> UsageContext | None:
 
 def trust_inbound_baggage(trust: bool) -> None:
     """Let the baggage that a request came with say who the user is. Off unless the senders are ours."""
-    global _trust_baggage
-    _trust_baggage = trust
-
-
-def inbound_baggage_is_trusted() -> bool:
-    """Whether the baggage that a request came with may say who the user is."""
-    return _trust_baggage
+    INBOUND.is_trusted = trust
 
 
 def current_user(context: Context | None = None) -> str | None:
@@ -137,7 +156,7 @@ def current_user(context: Context | None = None) -> str | None:
 def user_of(usage: UsageContext | None, context: Context | None = None) -> str | None:
     """The same for a usage context that is known to be the innermost one of `context`."""
     user = None if usage is None else usage.user
-    if user is None and _trust_baggage:
+    if user is None and INBOUND.is_trusted:
         inbound = baggage.get_baggage(BAGGAGE_USER, context)
         return str(inbound) if inbound else None
     return user

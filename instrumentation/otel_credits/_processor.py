@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opentelemetry.context import Context, get_value
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from otel_credits._attributes import ACTION_TYPE, CREDITS_USER_ID, GENAI_PREFIXES, OPENINFERENCE_KIND, USER_ID
-from otel_credits._context import USAGE_KEY, current_user, user_of
+from otel_credits._context import INBOUND, USAGE_KEY, current_user, user_of
 from otel_credits._guard import say_once
 from otel_credits._names import KnownNames
 from otel_credits._settings import Settings
@@ -42,15 +42,23 @@ class CreditsSpanProcessor(SpanProcessor):
         self._flush = flush
         self.settings = settings
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
         try:
-            if span.kind is SpanKind.INTERNAL and getattr(span.instrumentation_scope, "name", None) in _SERVER_SCOPES:
+            # Each property of the SDK's spans is a call of Python, of which a request has many. So what is behind them is read.
+            try:
+                scope, kind, present = span._instrumentation_scope._name, span._kind, span._attributes._dict
+                own_context = span._context
+            except AttributeError:
+                scope, kind, present, own_context = _as_given_out(span)
+            if scope in _SERVER_SCOPES and kind is SpanKind.INTERNAL:
                 return
-            usage: Any = get_value(USAGE_KEY, parent_context)
-            present = attributes_to_read(span)
+            context = get_current() if parent_context is None else parent_context
+            usage: Any = context.get(USAGE_KEY)
             if usage is not None or not present.keys() <= charges.others:
-                remember(span, usage, present)
-            user = (usage and usage.known_user) or user_of(usage, parent_context)
+                remember(own_context, usage, present)
+            user = None if usage is None else usage.known_user
+            if user is None and (usage is not None or INBOUND.is_trusted):
+                user = user_of(usage, context)
             if user is None:
                 return
             if USER_ID in present or CREDITS_USER_ID in present:
@@ -60,16 +68,21 @@ class CreditsSpanProcessor(SpanProcessor):
         except Exception as error:
             say_once("span start", logging.ERROR, "credits: a span could not be given its user", exc_info=error)
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: Any) -> None:
         try:
-            settings, present, context = self.settings, attributes_to_read(span), span.context
-            memory = take_memory(context) if getattr(context, MEMORY, None) is not None else None
+            try:
+                attributes, context = span._attributes, span._context
+                present, dropped = attributes._dict, attributes.dropped
+            except AttributeError:
+                present, context, dropped = attributes_to_read(span), span.context, span.dropped_attributes
+            settings, memory = self.settings, getattr(context, MEMORY, None)
+            if memory is not None:
+                memory = take_memory(context)
             says_usage = not present.keys() <= _usages.others and (
                 not _usages.mattering.isdisjoint(present) or _usages.among(present)
             )
             if not says_usage and not settings.forward_spans and (memory is None or not memory[1]):
                 return
-            dropped = span.dropped_attributes
             if dropped or CREDITS_USER_ID not in present:
                 lost = _lost_attributes(dropped, present, memory)
                 if lost:
@@ -86,6 +99,12 @@ class CreditsSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return self._flush(timeout_millis / 1000)
+
+
+def _as_given_out(span: Span) -> tuple[str | None, SpanKind, Mapping[str, Any], SpanContext | None]:
+    """The name of a span's scope, its kind, attributes and context, if the SDK keeps them elsewhere."""
+    scope = span.instrumentation_scope
+    return None if scope is None else scope.name, span.kind, attributes_to_read(span), span.context
 
 
 def _name_user(span: Span, user: str, present: Mapping[str, Any]) -> None:

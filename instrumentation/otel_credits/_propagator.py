@@ -27,7 +27,7 @@ from opentelemetry.propagators.textmap import (
 from opentelemetry.trace import get_current_span
 
 from otel_credits._baggage import header_without_ours, members_of_context, with_members, without_members
-from otel_credits._context import inbound_baggage_is_trusted
+from otel_credits._context import INBOUND
 from otel_credits._destinations import TrustedHosts, destination
 
 _FIELD = "baggage"
@@ -45,7 +45,7 @@ class CreditsPropagator(TextMapPropagator):
         self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
     ) -> Context:
         extracted = self.inner.extract(carrier, context, getter)
-        if inbound_baggage_is_trusted() and _FIELD not in self.inner.fields:
+        if INBOUND.is_trusted and _FIELD not in self.inner.fields:
             return _w3c.extract(carrier, extracted, getter)
         return extracted
 

@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import ProxyTracerProvider
 
-from otel_credits._sampler import RecordingSampler
+from otel_credits._sampler import recording
 
 logger = logging.getLogger("otel_credits")
 
@@ -86,16 +86,12 @@ def adopt(provider: Any, processor: SpanProcessor) -> bool:
         return False
     if getattr(provider, _MARK, None) is processor:
         return True
-    provider.sampler = _wrapped(provider.sampler)
+    provider.sampler = recording(provider.sampler)
     for tracer in _tracers(provider):
-        tracer.sampler = _wrapped(tracer.sampler)
+        tracer.sampler = recording(tracer.sampler)
     provider.add_span_processor(processor)
     setattr(provider, _MARK, processor)
     return True
-
-
-def _wrapped(sampler: Any) -> Any:
-    return sampler if isinstance(sampler, RecordingSampler) else RecordingSampler(sampler)
 
 
 def _tracers(provider: Any) -> list[Any]:

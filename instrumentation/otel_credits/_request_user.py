@@ -89,7 +89,8 @@ def _of_header(name: str) -> Callable[[Scope], UsageContext]:
     def header(scope: Scope) -> str | None:
         for name, value in scope["headers"]:
             if name == wanted:
-                return cast("bytes", value).decode("latin-1").strip() or None
+                user: str = value.decode("latin-1").strip()
+                return user or None
         return None
 
     def usage(scope: Scope) -> UsageContext:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
@@ -38,3 +39,30 @@ class RecordingSampler(Sampler):
 
     def get_description(self) -> str:
         return self.root.get_description()
+
+
+def recording(sampler: Sampler) -> Sampler:
+    """`sampler`, with RECORD_ONLY wherever it would drop. Doing it twice changes nothing.
+
+    It is asked for each of the app's spans, so what never drops is left as it is, and a `ParentBased` (the SDK's default)
+    gets parts that record.
+    """
+    if sampler is ALWAYS_ON or isinstance(sampler, RecordingSampler):
+        return sampler
+    if type(sampler) is ParentBased:
+        # Where the SDK keeps its parts elsewhere, it is wrapped as a whole.
+        with suppress(AttributeError):
+            parts = [getattr(sampler, name) for name in _PARTS]
+            recorded = [recording(part) for part in parts]
+            return sampler if recorded == parts else ParentBased(*recorded)
+    return RecordingSampler(sampler)
+
+
+# Where a ParentBased keeps its parts, in the order in which it is given them.
+_PARTS = (
+    "_root",
+    "_remote_parent_sampled",
+    "_remote_parent_not_sampled",
+    "_local_parent_sampled",
+    "_local_parent_not_sampled",
+)

@@ -8,6 +8,7 @@ context it belongs to, and the attributes that decide about its charge, as they 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry.trace import Span
@@ -44,30 +45,36 @@ _NOTHING: dict[str, Any] = {}
 charges = KnownNames(lambda name: name.startswith(CHARGE_PREFIXES))
 
 
-def remember(span: Span, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
-    """Remember the usage context of a span that starts, and its attributes if they may decide about a charge."""
+def remember(context: Any, usage: UsageContext | None, attributes: Mapping[str, Any]) -> None:
+    """Remember the usage context of a span that starts, and its attributes if they may decide about a charge.
+
+    Args:
+        context: the span's own SpanContext.
+    """
     if not attributes.keys() <= charges.others and charges.among(attributes):
         memory = SpanMemory((usage, dict(attributes)))
     elif usage is not None:
         memory = SpanMemory((usage, _NOTHING))
     else:
         return
-    kept: dict[str, Any] | None = getattr(span.get_span_context(), "__dict__", None)
+    kept: dict[str, Any] | None = getattr(context, "__dict__", None)
     if kept is not None:
         kept[MEMORY] = memory
 
 
 def bind(span: Span, usage: UsageContext) -> None:
     """Say that a span that started earlier (a server span, a task's span) belongs to this usage context, and name the
-    user on it if there is one already."""
+    user on it: now, and whenever another one is set."""
     if not span.is_recording():
         return
     # What has no such dictionary is a span of some other SDK, with slots.
-    kept: dict[str, Any] | None = getattr(span.get_span_context(), "__dict__", None)
+    kept: dict[str, Any] | None = getattr(getattr(span, "_context", None) or span.get_span_context(), "__dict__", None)
     if kept is not None:
         kept[MEMORY] = SpanMemory((usage, kept[MEMORY][1] if MEMORY in kept else _NOTHING))
-    if usage.known_user is not None:
-        name_user(span, usage.known_user)
+    usage.on_known = partial(name_user, span)
+    user = usage.known_user
+    if user is not None:
+        add_texts(span, {USER_ID: user, CREDITS_USER_ID: user})
 
 
 def take_memory(context: Any) -> SpanMemory | None:
@@ -83,9 +90,10 @@ def take_memory(context: Any) -> SpanMemory | None:
 
 
 def name_user(span: Any, user: str | None) -> None:
-    """Name the user on a span that started before the user was known, unless it is named already."""
+    """Name the user on a span that started before the user was known, unless it is named already. In any thread: so it is
+    the SDK that sets them, under its lock."""
     if user is None or not span.is_recording():
         return
     present = attributes_to_read(span)
     if present.get(CREDITS_USER_ID) != user or present.get(USER_ID) != user:
-        add_texts(span, {USER_ID: user, CREDITS_USER_ID: user})
+        span.set_attributes({USER_ID: user, CREDITS_USER_ID: user})

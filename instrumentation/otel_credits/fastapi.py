@@ -29,11 +29,11 @@ import anyio.to_thread
 import fastapi
 from opentelemetry import baggage, propagate
 from opentelemetry import context as context_api
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Span, get_current_span
 from starlette.middleware import Middleware
 
 from otel_credits._baggage import usage_of_members
-from otel_credits._context import USAGE_KEY, UsageContext, inbound_baggage_is_trusted, user_of
+from otel_credits._context import INBOUND, USAGE_KEY, UsageContext, user_of
 from otel_credits._propagator import CreditsPropagator, ensure_propagator
 from otel_credits._request_user import (
     UserResolver,
@@ -78,26 +78,19 @@ class CreditsMiddleware:
         usage = self._usage_of(scope) if self._usage_of is not None else await self._asked(scope)
         if getattr(scope.get("app"), "_is_instrumented_by_opentelemetry", False):
             scope.setdefault(_NATIVE_KEY, None)
-        if inbound_baggage_is_trusted() and (carried := usage_of_members(baggage.get_all())) is not None:
+        if INBOUND.is_trusted and (carried := usage_of_members(baggage.get_all())) is not None:
             usage.fill_in(carried)
         if type(propagate.get_global_textmap()) is not CreditsPropagator:
             ensure_propagator()
         context = context_api.get_current()
         server_span = get_current_span(context)
         bind(server_span, usage)
-        named = usage.known_user
-
-        def name_user_then_send(message: Message) -> Awaitable[None]:
-            """The server span started before the user was known, and it ends with the last byte of the response."""
-            if message["type"] in _STARTS and (named is None or usage.known_user is not named):
-                name_user(server_span, user_of(usage))
-            return send(message)
-
+        is_named = usage.known_user is not None
         token = context_api.attach(context_api.set_value(USAGE_KEY, usage, context))
         try:
-            await self._app(scope, receive, name_user_then_send)
+            await self._app(scope, receive, send if is_named else _naming(server_span, usage, send))
         finally:
-            if server_span.is_recording():
+            if not is_named:
                 name_user(server_span, user_of(usage))
             context_api.detach(token)
 
@@ -110,6 +103,18 @@ class CreditsMiddleware:
         except Exception:
             logger.exception("credits: the user resolver failed; the request goes on without a user")
             return UsageContext()
+
+
+def _naming(server_span: Span, usage: UsageContext, send: Send) -> Send:
+    """`send`, which asks who the user is before the response starts: the server span started before that was known, and it
+    ends with the last byte of the response."""
+
+    def name_user_then_send(message: Message) -> Awaitable[None]:
+        if message["type"] in _STARTS:
+            name_user(server_span, user_of(usage))
+        return send(message)
+
+    return name_user_then_send
 
 
 def _flushing(send: Send) -> Send:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import copy
 import pickle
 import weakref
+from collections.abc import Callable, Iterator
 
 import fastapi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.context import attach, detach
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
-from otel_credits import usage_context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState, set_span_in_context
+from otel_credits import set_user, usage_context
 from otel_credits._context import UsageContext, with_usage
 from otel_credits._names import KnownNames
 from otel_credits._processor import CreditsSpanProcessor
+from otel_credits._sampler import RecordingSampler, recording
 from otel_credits._settings import Settings
 from otel_credits._span_memory import take_memory
+from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 NAMES = st.sampled_from(
@@ -145,3 +148,87 @@ def test_sending_a_response_is_not_somebodys_span() -> None:
         ("work", SpanKind.INTERNAL): "ada",
         ("GET /ask http send", SpanKind.INTERNAL): None,
     }
+
+
+def server_app(exporter: InMemorySpanExporter, stream: Callable[[], Iterator[str]]) -> fastapi.FastAPI:
+    """An app with both instrumentations, whose users are in a header and whose answer is `stream`."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from otel_credits.fastapi import CreditsMiddleware
+
+    app = fastapi.FastAPI()
+
+    @app.get("/ask")
+    def ask() -> StreamingResponse:
+        return StreamingResponse(stream())
+
+    app.add_middleware(CreditsMiddleware, user="header:X-User-ID")
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=watched(exporter))
+    return app
+
+
+@pytest.mark.parametrize("headers", [{"x-user-id": "ada"}, {}], ids=["known before", "not known before"])
+def test_a_user_that_is_set_while_the_response_streams(headers: dict[str, str]) -> None:
+    """Whoever is set as the user while a response streams is the one that the server span names."""
+
+    def stream() -> Iterator[str]:
+        yield "a"
+        set_user("bob")
+        yield "b"
+
+    exporter = InMemorySpanExporter()
+    with TestClient(server_app(exporter, stream)) as client:
+        assert client.get("/ask", headers=headers).text == "ab"
+    (server,) = (span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER)
+    assert {name: (server.attributes or {}).get(name) for name in ("user.id", "credits.user_id")} == {
+        "user.id": "bob",
+        "credits.user_id": "bob",
+    }
+
+
+SAMPLERS = st.recursive(
+    st.sampled_from([sampling.ALWAYS_ON, sampling.ALWAYS_OFF, sampling.TraceIdRatioBased(0.5)]),
+    lambda parts: st.builds(sampling.ParentBased, parts, parts, parts, parts, parts),
+    max_leaves=8,
+)
+PARENTS = st.none() | st.builds(
+    lambda remote, sampled: SpanContext(1, 2, remote, TraceFlags(int(sampled)), TraceState([("a", "b")])),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(SAMPLERS, PARENTS, st.integers(1, 2**128 - 1))
+def test_what_a_sampler_drops_is_recorded_and_nothing_else_changes(
+    sampler: sampling.Sampler, parent: SpanContext | None, trace_id: int
+) -> None:
+    """However the app's sampler is made of others: what it drops is only recorded, with its attributes, the rest is as it was."""
+    context = None if parent is None else set_span_in_context(NonRecordingSpan(parent))
+    ours, whole = (
+        made.should_sample(context, trace_id, "call", attributes={"credits.action_type": "chat"})
+        for made in (recording(recording(sampler)), RecordingSampler(sampler))
+    )
+    assert (ours.decision, ours.attributes, ours.trace_state) == (whole.decision, whole.attributes, whole.trace_state)
+    assert ours.decision is not sampling.Decision.DROP
+    assert recording(sampler).get_description() == sampler.get_description()
+
+
+class Elsewhere:
+    """A finished span of an SDK that keeps nothing where ours looks: it gives out what the interface says."""
+
+    def __init__(self, span: ReadableSpan) -> None:
+        self.attributes, self.context, self.kind, self.name = span.attributes, span.context, span.kind, span.name
+        self.instrumentation_scope, self.resource = span.instrumentation_scope, span.resource
+        self.parent, self.events, self.links, self.status = span.parent, span.events, span.links, span.status
+        self.start_time, self.end_time, self.dropped_attributes = span.start_time, span.end_time, 0
+
+
+def test_a_span_that_keeps_its_parts_elsewhere_is_usage_all_the_same() -> None:
+    """Where the SDK's spans do not have the parts that are read, what they give out is read."""
+    exporter, accepted = InMemorySpanExporter(), []
+    with watched(exporter).get_tracer("app").start_as_current_span("call", attributes={"gen_ai.system": "openai"}):
+        pass
+    settings = Settings(charge_genai=True)
+    processor = CreditsSpanProcessor(lambda span, present: accepted.append(dict(present)), lambda _: True, settings)
+    with usage_context("ada"):
+        processor.on_end(Elsewhere(exporter.get_finished_spans()[0]))
+    assert accepted == [{"gen_ai.system": "openai", "credits.user_id": "ada"}]
