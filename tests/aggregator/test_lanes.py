@@ -154,7 +154,7 @@ def composed(aggregator: AggregatorProcess) -> int:
 def test_a_kill_with_two_batches_under_way_is_exact(tmp_path: Path, when: str) -> None:
     """Killed while the store has two batches at once, taken or not, everything is charged once after the next start."""
     with ExitStack() as stack:
-        store = stack.enter_context(ClickHouseHttp(tmp_path / "store"))
+        store = stack.enter_context(ClickHouseHttp(tmp_path / "store", migrated=True))
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_INSERT_BYTES_MAX": str(BYTES_MAX)}
         settings["OTEL_CREDITS_INSERT_LANES"] = "3"
         aggregator = AggregatorProcess(tmp_path / "data", settings)

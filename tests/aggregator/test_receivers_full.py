@@ -62,7 +62,7 @@ def fill_with(client: GrpcClient, size: int) -> int:
 @pytest.fixture
 def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullAggregator]:
     """An aggregator with a full spool, which asks to wait for `RETRY_DELAY_S` or the parameter; its store can be started."""
-    store = ClickHouseHttp(tmp_path / "store")
+    store = ClickHouseHttp(tmp_path / "store", migrated=True)
     settings = {
         "OTEL_CREDITS_STORE": store.dsn(),
         "OTEL_CREDITS_SPOOL_BYTES_MAX": str(SPOOL_BYTES_MAX),

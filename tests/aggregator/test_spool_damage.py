@@ -158,7 +158,7 @@ def test_a_crash_while_damage_is_set_aside_loses_nothing_more(tmp_path: Path, mo
 
 def test_an_aggregator_with_a_damaged_spool_starts_and_charges_the_rest(tmp_path: Path) -> None:
     """Started on a damaged spool, it charges what was readable, says what was not, and its sums agree."""
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2"}
         with AggregatorProcess(tmp_path / "data", settings) as aggregator:
             store.kill()

@@ -133,7 +133,7 @@ def send_until_refused(client: GrpcClient) -> int:
 
 def test_an_aggregator_on_a_full_disk_recovers(tmp_path: Path) -> None:
     """On a full disk it asks senders to wait; with room again it takes and inserts everything, without a restart."""
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_RETRY_DELAY_S": "0.5"}
         settings["OTEL_CREDITS_STORE_RETRY_MAX_S"] = "0.2"
         with AggregatorProcess(tmp_path / "data", settings) as aggregator, GrpcClient(aggregator.grpc_port) as client:

@@ -60,7 +60,7 @@ def test_a_clock_that_steps_loses_and_doubles_nothing(tmp_path: Path) -> None:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2", **faked}
         with AggregatorProcess(tmp_path / "data", settings) as aggregator, GrpcClient(aggregator.grpc_port) as client:
             sent: list[Span] = []

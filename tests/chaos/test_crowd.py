@@ -128,7 +128,7 @@ def test_a_crowd_of_senders_is_held_at_the_limit(tmp_path: Path) -> None:
     """64 senders of 1 and of 20,000 spans, beside idle, slow and dropped connections: told to wait, and charged exactly."""
     seed, crowd = new_seed(), Crowd()
     with many_files(), ExitStack() as stack:
-        store = stack.enter_context(ClickHouseHttp(tmp_path / "store"))
+        store = stack.enter_context(ClickHouseHttp(tmp_path / "store", migrated=True))
         settings = SETTINGS | {"OTEL_CREDITS_STORE": store.dsn()}
         aggregator = stack.enter_context(AggregatorProcess(tmp_path / "data", settings))
         # The store stands still until the spool is full and a sender was told so.

@@ -90,7 +90,7 @@ def test_killed_within_an_insert(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_server_that_applies_half_and_answers_500(tmp_path: Path) -> None:
     """A server: what the first attempt had stored keeps its price, however often the insert is repeated after a change."""
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.2"}
         with AggregatorProcess(tmp_path / "data", settings) as aggregator, connected(store.dsn()) as client:
             set_price(client, FIRST)

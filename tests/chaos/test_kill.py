@@ -30,7 +30,8 @@ def kill_often(data_dir: Path, kills: int) -> None:
     rng = random.Random(seed)
     elsewhere = data_dir / "elsewhere"
     elsewhere.mkdir()
-    with AggregatorProcess(data_dir / "data", {**SETTINGS, "TMPDIR": str(elsewhere)}) as aggregator:
+    settings = {**SETTINGS, "TMPDIR": str(elsewhere)}
+    with AggregatorProcess(data_dir / "data", settings, migrates=True) as aggregator:
         with sending(aggregator, seed, oracle, CLIENTS) as sent:
             for _ in range(kills):
                 kill_at_a_random_moment(aggregator, rng)

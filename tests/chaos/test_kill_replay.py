@@ -70,7 +70,7 @@ def test_a_store_that_fails_within_a_replay_charges_once(tmp_path: Path) -> None
     """Whichever statement of a replay fails, or is applied and not answered, each waiting usage is charged once."""
     rng = random.Random(new_seed())
     actions = [f"action_{number}" for number in range(2 * len(FAULTS))]
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {**SETTINGS, "OTEL_CREDITS_STORE": store.dsn()}
         with AggregatorProcess(tmp_path / "data", settings) as aggregator:
             for action, fault in zip(actions, FAULTS * 2, strict=True):

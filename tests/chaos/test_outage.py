@@ -101,7 +101,7 @@ def insert_failures(aggregator: AggregatorProcess) -> float:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseHttp]:
     """The store of the module, which comes back after each outage."""
-    with ClickHouseHttp(tmp_path_factory.mktemp("store")) as started:
+    with ClickHouseHttp(tmp_path_factory.mktemp("store"), migrated=True) as started:
         yield started
 
 
@@ -161,7 +161,7 @@ def test_an_outage_costs_nothing(
 def test_minutes_of_outage_cost_nothing(tmp_path: Path) -> None:
     """Two minutes without the store, under load: every sender is acknowledged as ever, every usage charged once later."""
     oracle = Oracle()
-    with ClickHouseHttp(tmp_path / "store") as store:
+    with ClickHouseHttp(tmp_path / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_STORE_RETRY_MAX_S": "0.3"}
         with AggregatorProcess(tmp_path / "data", settings) as aggregator:
             clients = [ResendingClient(aggregator, f"minutes {number}", oracle) for number in range(CLIENTS)]

@@ -46,7 +46,7 @@ def usage(rng: random.Random, keyed: bool) -> Span:
 @contextmanager
 def pair(folder: Path, **more: str) -> Iterator[tuple[AggregatorProcess, AggregatorProcess, ClickHouseHttp]]:
     """Two aggregators on one store, and the store."""
-    with ClickHouseHttp(folder / "store") as store:
+    with ClickHouseHttp(folder / "store", migrated=True) as store:
         settings = {"OTEL_CREDITS_STORE": store.dsn(), "OTEL_CREDITS_INSERT_INTERVAL_S": "0.02", **more}
         with (
             AggregatorProcess(folder / "one", settings, name="one") as one,

@@ -28,7 +28,7 @@ def test_the_collector_lists_its_settings_with_their_defaults() -> None:
 
 def test_a_copy_of_a_stopped_folder_is_a_backup(tmp_path: Path) -> None:
     """The folder of a stopped aggregator, copied and started elsewhere, has the same balances; the metrics exist."""
-    with AggregatorProcess(tmp_path / "data") as aggregator:
+    with AggregatorProcess(tmp_path / "data", migrates=True) as aggregator:
         spans = [usage_span("saved", amount="0.25") for _ in range(8)] + [usage_span("")]
         assert send(aggregator.grpc_port, spans) is grpc.StatusCode.OK
         wait_until(lambda: consumed(aggregator) == ["2"], CHARGED_TIMEOUT_S, "the usages are charged")

@@ -18,6 +18,7 @@ from otel_credits_aggregator.demo.processes import (
 )
 
 from support import plain_http
+from support.migrated_folder import copy_migrated_store
 
 __all__ = [
     "AggregatorProcess",
@@ -87,13 +88,21 @@ class AggregatorProcess(ServerProcess):
         data_dir: holds the spool, the embedded store, and ``aggregator.log``.
         env: further settings, for example ``{"OTEL_CREDITS_CHARGE_GENAI": "on"}``.
         token: an admin's, shown with each call of the API.
+        migrates: it makes the embedded store itself at its first start; else it finds one there, empty and migrated.
     """
 
     def __init__(
-        self, data_dir: Path, env: Mapping[str, str] | None = None, *, name: str = "aggregator", token: str = ""
+        self,
+        data_dir: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        name: str = "aggregator",
+        token: str = "",
+        migrates: bool = False,
     ) -> None:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self.data_dir = Path(data_dir)
+        self._migrates = migrates
         self.grpc_port, self.http_port, self.api_port = free_port(), free_port(), free_port()
         settings = {
             "OTEL_CREDITS_DATA_DIR": str(self.data_dir),
@@ -104,6 +113,13 @@ class AggregatorProcess(ServerProcess):
         }
         command = [sys.executable, "-m", "otel_credits_aggregator", "serve"]
         super().__init__(name, command, log_dir=self.data_dir, env=settings | dict(env or {}))
+
+    def start(self) -> Self:
+        """Start it, on a copy of a migrated store if there is none yet, since migrating takes longer than most tests."""
+        path = self.data_dir / "store"
+        if not (self._migrates or self.env.get("OTEL_CREDITS_STORE") or path.exists()):
+            copy_migrated_store(path)
+        return super().start()
 
     @property
     def url(self) -> str:

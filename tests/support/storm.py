@@ -130,7 +130,7 @@ class Storm:
         with ExitStack() as stack:
             self._store = stack.enter_context(ClickHouseHttp(self.folder / "store")) if self.server_mode else None
             settings = SETTINGS | ({"OTEL_CREDITS_STORE": self._store.dsn()} if self._store else {})
-            aggregator = AggregatorProcess(self.folder / "data", settings)
+            aggregator = AggregatorProcess(self.folder / "data", settings, migrates=True)
             stack.callback(lambda: aggregator.is_running and aggregator.kill())
             with sending(aggregator, self.seed, oracle, CLIENTS, answered_within_s=None) as sent:
                 for number, point in enumerate(self._points(kills), start=1):

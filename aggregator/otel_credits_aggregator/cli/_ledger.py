@@ -14,6 +14,7 @@ from otel_credits_aggregator.cli._errors import CommandError
 from otel_credits_aggregator.cli._settings import CommandSettings, load_settings
 from otel_credits_aggregator.ledger import Ledger, LocalLedger, RemoteLedger, store_id
 from otel_credits_aggregator.ledger.models import Health
+from otel_credits_aggregator.ledger.remote import trusted
 from otel_credits_aggregator.store import embedded_path
 
 __all__ = ["check_not_locked", "open_ledger"]
@@ -67,7 +68,10 @@ def _health(url: str, settings: CommandSettings) -> Health | None:
     """What the server at a URL says of itself; None if none answers, or one that is not ours."""
     try:
         answer = httpx.get(
-            f"{url.rstrip('/')}/healthz", timeout=_HEALTH_TIMEOUT_S, trust_env=False, verify=settings.tls() or True
+            f"{url.rstrip('/')}/healthz",
+            timeout=_HEALTH_TIMEOUT_S,
+            trust_env=False,
+            verify=trusted(url, settings.tls()),
         )
         return Health.model_validate_json(answer.content)
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError):

@@ -9,10 +9,6 @@ from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from otel_credits_aggregator.ledger.fields import exact_text
 
@@ -81,6 +77,12 @@ def _printable(text: str) -> str:
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    # Here, so that what prints no table starts sooner.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, heading in enumerate(headings):
         numeric = all(isinstance(row[position], Decimal | int | float | None) for row in rows)

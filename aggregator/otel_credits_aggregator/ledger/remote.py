@@ -65,7 +65,7 @@ from otel_credits_aggregator.ledger.models import (
     Void,
 )
 
-__all__ = ["RemoteLedger"]
+__all__ = ["RemoteLedger", "trusted"]
 
 Model = TypeVar("Model", bound=BaseModel)
 _Parameter = str | int | list[str]
@@ -85,6 +85,14 @@ _ERRORS: Mapping[int, type[LedgerError]] = {
 }
 
 
+def trusted(url: str, tls: ssl.SSLContext | None) -> ssl.SSLContext | bool:
+    """Whom httpx trusts at this address: what `tls` says, else the usual authorities, and where there is no TLS, nobody.
+
+    Reading all authorities takes as long as the rest of a short command.
+    """
+    return tls or (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.lower().startswith("http://") else True)
+
+
 class RemoteLedger:
     """The ledger behind an aggregator's API.
 
@@ -97,7 +105,7 @@ class RemoteLedger:
     def __init__(self, url: str, token: str = "", tls: ssl.SSLContext | None = None) -> None:
         self._url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False, headers=headers, verify=tls or True)
+        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False, headers=headers, verify=trusted(url, tls))
 
     def __enter__(self) -> Self:
         return self

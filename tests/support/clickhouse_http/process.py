@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from support import plain_http
+from support.migrated_folder import copy_migrated_store
 from support.processes import ServerProcess, free_port
 
 from .faults import Fault
@@ -30,14 +31,17 @@ class ClickHouseHttp(ServerProcess):
         data_dir: holds chDB's data, in `chdb/`, and the server's log.
         user: the only user that may ask; None lets anybody ask.
         password: of that user.
+        migrated: it begins with an empty, migrated ledger in its default database, and not with nothing.
     """
 
-    def __init__(self, data_dir: Path, *, user: str | None = None, password: str = "") -> None:
+    def __init__(self, data_dir: Path, *, user: str | None = None, password: str = "", migrated: bool = False) -> None:
         self.port = free_port()
         self.user = user
         self.password = password
         command = [sys.executable, "-m", "support.clickhouse_http", "--end-with-parent"]
         command += ["--port", str(self.port), "--path", str(data_dir / "chdb")]
+        if migrated:
+            copy_migrated_store(data_dir / "chdb")
         if user is not None:
             command += ["--user", user, "--password", password]
         paths = [str(_TESTS_DIR), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

@@ -1,0 +1,31 @@
+"""A folder of an embedded store as the migrations leave it, to be copied for tests that are about something else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from otel_credits_aggregator.demo.processes import clean_environment
+
+__all__ = ["copy_migrated_store"]
+
+_MIGRATE_TIMEOUT_S = 300.0
+
+
+def copy_migrated_store(path: Path) -> None:
+    """Make a folder of a store there that nobody has used."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-R", str(Path(_made().name) / "store"), str(path)], check=True)
+
+
+@cache
+def _made() -> tempfile.TemporaryDirectory[str]:
+    """Made once by the real command, which has ended before it is copied; removed when this process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="otel-credits-migrated-")
+    command = [sys.executable, "-m", "otel_credits_aggregator", "migrate"]
+    env = clean_environment({"OTEL_CREDITS_DATA_DIR": folder.name})
+    subprocess.run(command, env=env, check=True, capture_output=True, timeout=_MIGRATE_TIMEOUT_S)
+    return folder
