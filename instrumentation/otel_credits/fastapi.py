@@ -67,14 +67,11 @@ class CreditsMiddleware:
         self._user = user
         self._usage_of = usage_maker(user)
 
-    # Each function that a request goes through costs it a microsecond or two. So here are few of them, and what another
-    # function gives to await is given on.
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] in _REQUESTS:
-            return self._request(scope, receive, send)
-        return self._app(scope, receive, _flushing(send) if scope["type"] == "lifespan" else send)
-
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Each function that a request goes through costs it a microsecond or two. So here are few of them.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in _REQUESTS:
+            await self._app(scope, receive, _flushing(send) if scope["type"] == "lifespan" else send)
+            return
         usage = self._usage_of(scope) if self._usage_of is not None else await self._asked(scope)
         if getattr(scope.get("app"), "_is_instrumented_by_opentelemetry", False):
             scope.setdefault(_NATIVE_KEY, None)
