@@ -10,6 +10,9 @@ PARALLEL ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
 PARALLEL_LONG ?= --numprocesses 2 --dist load
 STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
+# Where a machine tells Python to keep no compiled files, each of the suite's many processes compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install system demo serve test test-long storms fuzz guarantees check format bench totals collector constraints clean
 

@@ -231,24 +231,50 @@ def _new_spool(folder: Path) -> Spool:
     return Spool(folder / "spool.sqlite", _SPOOL_BYTES_MAX, _RETRY_DELAY_S)
 
 
-@pytest.fixture(scope="session")
-def chain_store(memory_engine: Client) -> Iterator[Client]:
-    """A client of the database that the tests with a `chain` share, one after the other."""
-    with new_database(memory_engine) as client:
+class _SharedStore:
+    """The database that the tests with a `chain` share, one after the other, with its books as the migrations fill them."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
         for table in _BOOKS:
             client.command(f"CREATE TABLE {table}_as_migrated ENGINE = Memory AS SELECT * FROM {table}")
-        yield client
+        self._contents = self._hashes()
+
+    def put_books_back(self) -> None:
+        """Fills those anew that were changed."""
+        now = self._hashes()
+        for table in _BOOKS:
+            if now.get(table) != self._contents.get(table):
+                self.client.command(f"TRUNCATE TABLE {table}")
+                self.client.command(f"INSERT INTO {table} SELECT * FROM {table}_as_migrated")
+        if now != self._contents:
+            self._contents = self._hashes()
+
+    def _hashes(self) -> dict[str, list[str]]:
+        """Of the files that each book is in."""
+        found = rows(
+            self.client,
+            "SELECT table, arraySort(groupArray(hash_of_all_files)) AS hashes FROM system.parts"
+            " WHERE active AND database = currentDatabase() AND table IN ({books:Array(String)}) GROUP BY table",
+            {"books": list(_BOOKS)},
+        )
+        return {row["table"]: row["hashes"] for row in found}
+
+
+@pytest.fixture(scope="session")
+def chain_store(memory_engine: Client) -> Iterator[_SharedStore]:
+    """The store of all tests with a `chain`."""
+    with new_database(memory_engine) as client:
+        yield _SharedStore(client)
 
 
 @pytest.fixture
-def chain(chain_store: Client, tmp_path: Path) -> Iterator[Chain]:
+def chain(chain_store: _SharedStore, tmp_path: Path) -> Iterator[Chain]:
     """A chain into a store as it is after the migrations (emptied, since migrating for each test would take longer)."""
     with _new_spool(tmp_path) as spool:
-        fresh = Chain(chain_store, spool)
+        fresh = Chain(chain_store.client, spool)
         fresh.empty()
-        for table in _BOOKS:
-            fresh.command(f"TRUNCATE TABLE {table}")
-            fresh.command(f"INSERT INTO {table} SELECT * FROM {table}_as_migrated")
+        chain_store.put_books_back()
         yield fresh
 
 
