@@ -294,7 +294,7 @@ def test_tokens_change_without_a_restart(guarded: Guarded) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_public_address_without_tokens_is_no_start(tmp_path: Path, host: str) -> None:
     """It ends with 1 and says what to do, before it listens anywhere or makes a file; with the words it starts."""
-    aggregator = AggregatorProcess(tmp_path / "data", {"OTEL_CREDITS_HOST": host})
+    aggregator = AggregatorProcess(tmp_path / "data", {"OTEL_CREDITS_HOST": host}, migrates=True)
     aggregator.start()
     assert aggregator.wait(REFUSED_WITHIN_S) == 1
     assert "otel-credits tokens add" in aggregator.output()
