@@ -12,6 +12,9 @@ from support.processes import AggregatorProcess, wait_until
 
 __all__ = ["Accounting", "accounting", "assert_exact", "charges", "settle"]
 
+# A scrape asks the store, which takes the aggregator up to 30 ms of processor time.
+SCRAPE_INTERVAL_S = 0.2
+
 
 @dataclass(frozen=True)
 class Accounting:
@@ -62,7 +65,7 @@ def settle(aggregator: AggregatorProcess, what: str = "spans", *, timeout_s: flo
         return empty and accounting(last, what).is_balanced
 
     try:
-        wait_until(is_settled, timeout_s, "the spool is empty and the accounting agrees")
+        wait_until(is_settled, timeout_s, "the spool is empty and the accounting agrees", interval_s=SCRAPE_INTERVAL_S)
     except AssertionError as error:
         error.add_note(f"{accounting(last, what) if last else 'no metrics'}; {last}\n{aggregator.tail()}")
         raise
