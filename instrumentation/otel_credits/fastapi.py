@@ -87,7 +87,7 @@ class CreditsMiddleware:
         try:
             await self._app(scope, receive, send if is_named else _naming(server_span, usage, send))
         finally:
-            if not is_named:
+            if not is_named and server_span.is_recording():
                 name_user(server_span, user_of(usage))
             context_api.detach(token)
 
