@@ -15,7 +15,10 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-    from otel_credits_aggregator.cli import app
+    from otel_credits_aggregator.imports import without_collecting
+
+    with without_collecting():
+        from otel_credits_aggregator.cli import app
 
     app()
 

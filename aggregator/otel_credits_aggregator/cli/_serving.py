@@ -6,6 +6,7 @@ import typer
 
 from otel_credits_aggregator.cli._ledger import check_not_locked
 from otel_credits_aggregator.cli._settings import load_settings
+from otel_credits_aggregator.imports import without_collecting
 from otel_credits_aggregator.store import embedded_path
 
 __all__ = ["add_to"]
@@ -14,7 +15,8 @@ __all__ = ["add_to"]
 def serve() -> None:
     """Receive OTLP, keep the ledger and serve the API, until SIGTERM or Ctrl-C."""
     settings = load_settings()
-    from otel_credits_aggregator.server import serve as run_server
+    with without_collecting():
+        from otel_credits_aggregator.server import serve as run_server
 
     raise typer.Exit(run_server(settings))
 
