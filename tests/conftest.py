@@ -1,5 +1,6 @@
 """Fixtures that every test may use, and the order of the tests."""
 
+import gc
 import signal
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,9 @@ _LONG_FIRST = ("chaos", "benchmarks", "e2e", "security", "aggregator", "instrume
 # Of the long ones, single tests that take longer than any other.
 _LONGEST = ("test_oracle.py", "test_storm.py")
 
+# What is imported and collected lives until the end: Python's collector need not look through it while it is made, nor later.
+gc.disable()
+
 pytest_plugins = ("support.store", "support.chain", "support.clickhouse_http.fixture", "support.explicit_calls")
 
 
@@ -29,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=rank)
     _assert_told_apart(items)
+
+
+def pytest_collection_finish() -> None:
+    """Has garbage collected from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 def _assert_told_apart(items: list[pytest.Item]) -> None:
