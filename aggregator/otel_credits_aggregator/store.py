@@ -5,6 +5,8 @@ clickhouse-connect serves both: ``chdb:///path`` runs the engine in this process
 another (inserting, reading, the API) opens its own with :func:`connect`.
 """
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,9 @@ def connect(dsn: str, answer_timeout_s: float | None = None, database: str | Non
         ClickHouseError: the store cannot be reached or refuses; the message says which.
     """
     options: dict[str, Any] = {} if database is None else {"database": database}
-    if not is_embedded(dsn):
+    if is_embedded(dsn):
+        _import_engine()
+    else:
         # A session would make a server answer one query at a time.
         options["autogenerate_session_id"] = False
         # clickhouse-connect itself goes by the port, and would send the password over plain HTTP to any but 443 and 8443.
@@ -72,6 +76,21 @@ def connect(dsn: str, answer_timeout_s: float | None = None, database: str | Non
         if answer_timeout_s is not None:
             options["send_receive_timeout"] = answer_timeout_s
     return clickhouse_connect.get_client(dsn=dsn, **options)
+
+
+def _import_engine() -> None:
+    """Imports chDB without pyarrow and its numpy, which it would load for formats that are never asked for here.
+
+    They take 40 MB and as long to load as the engine itself. Without chDB the client says what to install.
+    """
+    if "pyarrow" in sys.modules:
+        return
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]
+    try:
+        with contextlib.suppress(ImportError):
+            import chdb.state  # noqa: F401
+    finally:
+        del sys.modules["pyarrow"]
 
 
 def rows(client: Client, sql: str, parameters: Mapping[str, Any] | None = None, **settings: Any) -> list[Row]:

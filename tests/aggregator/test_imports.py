@@ -1,9 +1,19 @@
-"""How the command imports itself."""
+"""How the command imports itself, and the engine."""
 
 import gc
+import subprocess
+import sys
 import weakref
 
 from otel_credits_aggregator.imports import without_collecting
+from support.processes import clean_environment
+
+EMBEDDED = """
+import sys
+from otel_credits_aggregator.store import connect, rows
+with connect("chdb://memory") as client:
+    print(rows(client, "SELECT 1 AS one"), {"numpy", "pandas", "pyarrow"} & {*sys.modules})
+"""
 
 
 class Cycle:
@@ -25,3 +35,9 @@ def test_garbage_is_collected_only_after_the_imports() -> None:
         assert made_later() is None
     finally:
         gc.unfreeze()
+
+
+def test_the_engine_comes_without_what_it_is_not_asked_for() -> None:
+    """The embedded engine answers, and has loaded neither pyarrow nor numpy nor pandas."""
+    done = subprocess.run([sys.executable, "-c", EMBEDDED], capture_output=True, text=True, env=clean_environment())
+    assert (done.stdout, done.stderr) == ("[{'one': 1}] set()\n", "")
