@@ -18,7 +18,20 @@ What a real server does and this one does not:
 - In a session, `readonly` is checked by the kind of the statement and not by the engine.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .faults import Fault
-from .process import ClickHouseHttp
+
+if TYPE_CHECKING:
+    from .process import ClickHouseHttp
 
 __all__ = ["ClickHouseHttp", "Fault"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not in the server's process, which would take twice as long to start with what starts it.
+    if name == "ClickHouseHttp":
+        from .process import ClickHouseHttp
+
+        return ClickHouseHttp
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,10 @@
 """`python -m support.clickhouse_http --port N (--path DIR | --memory)`: serve until SIGTERM or Ctrl-C."""
 
 import argparse
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -23,7 +25,11 @@ PARENT_POLL_INTERVAL_S = 1.0
 def main() -> None:
     """Serve a chDB directory, or one in memory."""
     options = _options()
+    # chDB would load it, for formats that are never asked for here.
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]
     engine = Engine(":memory:" if options.memory else options.path)
+    # All that was imported lives until the end, so that it is not looked through for garbage.
+    gc.freeze()
     if options.end_with_parent:
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     serve(engine, options.host, options.port, options.user, options.password)
