@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from decimal import Decimal
@@ -51,20 +50,10 @@ def send_together(aggregator: AggregatorProcess, requests: list[bytes], signal: 
             thread.join(30)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseHttp]:
-    """A store as a server, which the tests of the module share, each with a database of its own."""
-    with ClickHouseHttp(tmp_path_factory.mktemp("store")) as started:
-        yield started
-
-
 @pytest.fixture
-def dsn(store: ClickHouseHttp) -> str:
-    """An empty database of the test's own, on a server that can be made to fail."""
-    database = f"test_{uuid.uuid4().hex}"
-    with closing(clickhouse_connect.get_client(dsn=store.dsn())) as client:
-        client.command(f"CREATE DATABASE {database}")
-    return store.dsn(database)
+def dsn(clickhouse_ledger: ClickHouseHttp) -> str:
+    """An empty, migrated store, on a server that can be made to fail."""
+    return clickhouse_ledger.dsn()
 
 
 @contextmanager
@@ -106,7 +95,7 @@ def any_store(request: pytest.FixtureRequest) -> str:
     """The DSN of an empty store of each kind, "" for the embedded one."""
     if request.param == "embedded":
         return ""
-    dsn: str = request.getfixturevalue("clickhouse_http_dsn")
+    dsn: str = request.getfixturevalue("dsn")
     return dsn
 
 
@@ -186,11 +175,13 @@ def test_a_row_that_cannot_be_replayed_stays_in_the_quarantine(tmp_path: Path, d
         pytest.param(33, 0, id="CANNOT_READ_ALL_DATA: not again for the halves"),
     ],
 )
-def test_what_passes_is_waited_for(tmp_path: Path, store: ClickHouseHttp, dsn: str, code: int, isolated: int) -> None:
+def test_what_passes_is_waited_for(
+    tmp_path: Path, clickhouse_ledger: ClickHouseHttp, dsn: str, code: int, isolated: int
+) -> None:
     """A failure of the store that passes, whatever its code, leaves nothing in the quarantine and charges all once."""
     with AggregatorProcess(tmp_path, {**ONE_BATCH, "OTEL_CREDITS_STORE": dsn}) as aggregator:
         times = 1 if code == 33 else 12
-        with store.faulty(Fault(action="exception", code=code, times=times)):
+        with clickhouse_ledger.faulty(Fault(action="exception", code=code, times=times)):
             send_together(aggregator, [a_request("one"), a_request("two"), a_request("three"), a_request("four")])
             assert settle(aggregator) == Accounting(received=4, charged=4)
         assert aggregator.metrics()["otel_credits_requests_isolated_total"] == isolated

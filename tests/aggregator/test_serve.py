@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -215,7 +214,7 @@ def test_it_is_ready_when_the_store_is_migrated(tmp_path: Path) -> None:
 
 def test_a_stop_without_the_store_keeps_the_spool(tmp_path: Path) -> None:
     """Stopped while its store is away, it exits with 0 in its time; the next start inserts what waited, once."""
-    later = ClickHouseHttp(tmp_path / "store")
+    later = ClickHouseHttp(tmp_path / "store", migrated=True)
     aggregator = start(later.dsn(), tmp_path / "data")
     try:
         with GrpcClient(aggregator.grpc_port) as client:
@@ -235,20 +234,16 @@ def test_a_stop_without_the_store_keeps_the_spool(tmp_path: Path) -> None:
         aggregator.kill()
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseHttp]:
-    """A store that the tests of the module share, each with a database of its own; who stops it starts it again."""
-    with ClickHouseHttp(tmp_path_factory.mktemp("store")) as started:
-        yield started
+@pytest.fixture
+def store(clickhouse_ledger: ClickHouseHttp) -> ClickHouseHttp:
+    """A store of the test's own, migrated, with nothing in it."""
+    return clickhouse_ledger
 
 
 @pytest.fixture
 def aggregator(store: ClickHouseHttp, tmp_path: Path) -> Iterator[AggregatorProcess]:
-    """An aggregator that is ready, on an empty database."""
-    database = f"test_{uuid.uuid4().hex}"
-    with closing(clickhouse_connect.get_client(dsn=store.dsn())) as client:
-        client.command(f"CREATE DATABASE {database}")
-    started = start(store.dsn(database), tmp_path)
+    """An aggregator that is ready, on that store."""
+    started = start(store.dsn(), tmp_path / "data")
     try:
         started.wait_ready()
         yield started

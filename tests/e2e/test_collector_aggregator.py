@@ -161,7 +161,7 @@ def test_an_odd_text_costs_its_neighbours_nothing(aggregator: AggregatorProcess,
 
 def test_two_aggregators_share_one_ledger(tmp_path: Path) -> None:
     """Behind the load balancing Collector two aggregators on one ClickHouse charge each span once, copies included."""
-    with ClickHouseHttp(tmp_path / "clickhouse") as server:
+    with ClickHouseHttp(tmp_path / "clickhouse", migrated=True) as server:
         env = {"OTEL_CREDITS_STORE": server.dsn()}
         first = AggregatorProcess(tmp_path / "first", env)
         second = AggregatorProcess(tmp_path / "second", env)

@@ -47,3 +47,10 @@ def clickhouse_http(tmp_path: Path) -> Iterator[ClickHouseHttp]:
     """A test server of the test's own, ready, which may be killed, restarted and made to fail."""
     with ClickHouseHttp(tmp_path / "clickhouse-http") as server:
         yield server
+
+
+@pytest.fixture
+def clickhouse_ledger(tmp_path: Path) -> Iterator[ClickHouseHttp]:
+    """The same with an empty, migrated ledger in its default database."""
+    with ClickHouseHttp(tmp_path / "clickhouse-ledger", migrated=True) as server:
+        yield server
