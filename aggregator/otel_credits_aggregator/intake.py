@@ -24,6 +24,7 @@ class Intake:
         self._gate = gate
         self._refused: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._spool = spool
         self._open = True
 
@@ -70,12 +71,15 @@ class Intake:
             raise RequestTooLarge(
                 f"the request has {len(payload)} bytes, the limit is {self.request_bytes_max}: send smaller batches"
             )
-        request = parse(signal, payload)
-        items = item_count(signal, request)
+        # One at a time: more threads that read take turns in vain, and each holds some times the size of its request.
+        with self._reading:
+            request = parse(signal, payload)
+            items = item_count(signal, request)
+            identities = identities_of(signal, request, payload) if self._told_apart else None
+            del request
         if signal is Signal.LOGS or items == 0:
             return self._count_only(signal, items)
         passing("request_read")
-        identities = identities_of(signal, request, payload) if self._told_apart else None
         return self._spool.append(signal, payload, items, binding, identities)
 
     def _count_only(self, signal: Signal, items: int) -> "Future[int]":
