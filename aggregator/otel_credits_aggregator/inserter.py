@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from otel_credits_aggregator.allocator import unmap_code
 from otel_credits_aggregator.envelope import settings_fields
 from otel_credits_aggregator.fault_points import passing
 from otel_credits_aggregator.independence import apart, may_be_side_by_side
@@ -186,6 +187,8 @@ class Inserter:
         self.progress.migrated = True
         for migration in applied:
             logger.info("applied migration %04d_%s", migration.version, migration.name)
+        if is_embedded(self._settings.dsn):
+            unmap_code()
 
     def _next_batch(self) -> NextBatch:
         """Waits until a batch is worth inserting and may be, or something else is to be done; takes it out of the queue."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import tenacity
 
+from otel_credits_aggregator.allocator import trim
 from otel_credits_aggregator.batch_insert import insert, is_permanent, is_too_much, quarantine_raw
 from otel_credits_aggregator.books import books_now
 from otel_credits_aggregator.envelope import charges_genai
@@ -146,6 +147,7 @@ class Lane:
             self._recent.add(partial(self._spool.payloads, batch))
         self._write(lambda: self._spool.forget(batch))
         passing("batch_forgotten")
+        trim()
         self._progress.add(batches=1, insert_seconds=time.monotonic() - started)
 
     def attempt(self, what: Callable[[], T]) -> T:
