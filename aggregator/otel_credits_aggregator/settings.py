@@ -87,10 +87,10 @@ class Settings(BaseSettings):
     spool_bytes_max: int = Field(
         1 << 30, ge=1 << 20, description="What may wait in the spool, in bytes; beyond it senders get a retry delay."
     )
-    receive_threads: int = Field(16, ge=1, le=256, description="Requests decoded at once, for each of gRPC and HTTP.")
+    receive_threads: int = Field(16, ge=1, le=256, description="Requests taken at once, for each of gRPC and HTTP.")
     retry_delay_s: Seconds = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
     insert_bytes_max: int = Field(
-        12 << 20,
+        24 << 20,
         ge=1 << 10,
         description="Requests are grouped into inserts of at most so many bytes (one request may be larger).",
     )
