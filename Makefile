@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := embedded,fastapi,celery,jwt
-# Three files of tests at once, in the order of tests/conftest.py: they wait for each other's processes often enough to keep two
-# cores busy. The long ones load the machine more: two tests at once. PARALLEL= PARALLEL_LONG= runs one after the other.
-PARALLEL ?= --numprocesses 3 --dist loadfile --no-loadscope-reorder
-PARALLEL_LONG ?= --numprocesses 2 --dist load
+# Five files of tests at once, in the order of tests/conftest.py: most of the time a test waits for its processes. Of the long ones
+# three tests at once, handed out one by one: in larger portions the longest, which come first, would all go to one process.
+# PARALLEL= PARALLEL_LONG= runs one after the other.
+PARALLEL ?= --numprocesses 5 --dist loadfile --no-loadscope-reorder
+PARALLEL_LONG ?= --numprocesses 3 --dist load --maxschedchunk 1
 STORMS = $(BIN)/python -m benchmarks.guarantees $(if $(FIGURES),--figures $(FIGURES)) $(if $(SEED),--seed $(SEED))
 
 # Where a machine tells Python to keep no compiled files, each of the suite's many processes compiles everything again.
