@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +12,11 @@ import httpx
 from otel_credits_aggregator.demo import processes
 from otel_credits_aggregator.demo.processes import (
     POLL_INTERVAL_S,
+    PORT_FIRST,
+    PORT_LAST,
     WaitTimeout,
     accepts_connections,
     clean_environment,
-    free_port,
 )
 
 from support import plain_http
@@ -36,6 +38,17 @@ PATIENCE = 4
 READY_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 120.0
+
+# Which of how many processes of pytest this is.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+_PORTS = (PORT_LAST - PORT_FIRST) // _WORKERS
+
+
+def free_port() -> int:
+    """A port of this process's own share, since no other may hand it out before something listens on it."""
+    first = PORT_FIRST + _WORKER * _PORTS
+    return processes.free_port(first, first + _PORTS - 1)
 
 
 def wait_until(
