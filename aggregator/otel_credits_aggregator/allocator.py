@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 # Parameters of glibc's mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_LARGE_BYTES = 256 << 10
+_LARGE_BYTES = 1 << 20
 _ARENAS_MAX = 4
 # Advice of madvise(2).
 _MADV_DONTNEED = 4
@@ -43,7 +43,8 @@ def give_memory_back() -> None:
     """Bounds what the C library keeps of freed memory; does nothing where it is not glibc.
 
     By itself glibc raises the size from which a block is unmapped when it is freed up to 32 MiB, and keeps smaller ones in
-    up to eight heaps a processor, so that each thread that ever held a large request goes on holding its memory.
+    up to eight heaps a processor, so that each thread that ever held a large request goes on holding its memory. Smaller ones are
+    used again until :func:`trim`, as the system takes longer to map and clear memory than it takes to read a request.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
