@@ -4,8 +4,9 @@ The look for copies sees what earlier inserts have stored, not what one beside i
 under way together if no identity that the chain computes (`event_id` in clickhouse/migrations/0004) can be in both. That is told
 from each request when it is received, and this is the only place that knows how:
 
-- A span's identity is its trace id and span id, unless it has an idempotency key. The ids are compared, by a hash. (Of an id
-  that is sent twice in one span ClickHouse makes none. Such a span is never charged, and what is not charged has no copies.)
+- A span's identity is its trace id and span id, unless it has an idempotency key. Copies have one span id; that is compared, by a
+  hash. (Of an id that is sent twice in one span ClickHouse makes none. Such a span is never charged, and what is not charged has
+  no copies.)
 - An idempotency key can come with any span, so a request whose bytes hold the key's name is inserted alone. The name within a
   prompt counts, too: that only costs time.
 - Data points, and whatever came from an earlier process, are inserted alone.
@@ -44,11 +45,11 @@ def identities_of(signal: Signal, request: Any, payload: bytes) -> Identities:
     """
     if signal is not Signal.TRACES or any(name in payload for name in ALONE_NAMES):
         return None
-    # Two hashes that happen to be equal only keep two requests apart that need not be.
+    # Two hashes, or span ids, that happen to be equal only keep two requests apart that need not be.
     return array(
         "q",
         [
-            hash(span.trace_id) ^ hash(span.span_id)
+            hash(span.span_id)
             for resource in request.resource_spans
             for scope in resource.scope_spans
             for span in scope.spans

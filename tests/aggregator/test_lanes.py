@@ -39,7 +39,7 @@ def a_request(*traces_and_spans: tuple[int, int], key: str = "", user: str = "so
         usage_span(
             {USER: user, "note": "x" * BYTES_MAX, **({KEY: key} if key else {})},
             trace_id=bytes([trace + 1]) * 16,
-            span_id=bytes([span + 1]) * 8,
+            span_id=bytes([trace + 1, span + 1]) * 4,
         )
         for trace, span in traces_and_spans
     ]
