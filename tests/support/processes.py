@@ -12,11 +12,10 @@ import httpx
 from otel_credits_aggregator.demo import processes
 from otel_credits_aggregator.demo.processes import (
     POLL_INTERVAL_S,
-    PORT_FIRST,
-    PORT_LAST,
     WaitTimeout,
     accepts_connections,
     clean_environment,
+    free_port,
 )
 
 from support import plain_http
@@ -39,16 +38,11 @@ READY_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 120.0
 REQUEST_TIMEOUT_S = 120.0
 
-# Which of how many processes of pytest this is.
+# Each of pytest's processes hands out ports of its own share, and none that a demo started as a child does: between the look and
+# the use of a port are seconds, in which another process would take it.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
-_PORTS = (PORT_LAST - PORT_FIRST) // _WORKERS
-
-
-def free_port() -> int:
-    """A port of this process's own share, since no other may hand it out before something listens on it."""
-    first = PORT_FIRST + _WORKER * _PORTS
-    return processes.free_port(first, first + _PORTS - 1)
+processes.ports = range(8000, 15000)[_WORKER::_WORKERS]
 
 
 def wait_until(

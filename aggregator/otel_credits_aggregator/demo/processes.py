@@ -21,7 +21,7 @@ POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 30
 
 # Below Linux's ephemeral range (32768-60999): no outgoing connection takes the port between the look and the use.
-PORT_FIRST, PORT_LAST = 15000, 32000
+ports = range(15000, 32000)
 _handed_out: set[int] = set()
 
 
@@ -29,21 +29,18 @@ class WaitTimeout(AssertionError):
     """A condition did not come true before its deadline."""
 
 
-def free_port(first: int = PORT_FIRST, last: int = PORT_LAST) -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on and that this process has not handed out before.
-
-    Args:
-        first, last: where to look.
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1, one of `ports`, that nothing listens on and that this process has not handed out before.
 
     Raises:
         OSError: no free port was found in 1,000 attempts.
     """
     for _ in range(1000):
-        port = random.randint(first, last)
+        port = random.choice(ports)
         if port not in _handed_out and _can_bind(port):
             _handed_out.add(port)
             return port
-    raise OSError(f"no free port between {first} and {last}")
+    raise OSError(f"no free port in {ports}")
 
 
 def _can_bind(port: int) -> bool:
