@@ -62,9 +62,9 @@ SETTINGS non_replicated_deduplication_window = 10000, index_granularity = 128,
 CREATE TABLE IF NOT EXISTS call_links
 (
     place UUID COMMENT 'hash of a place in a trace, a role and token counts',
-    role LowCardinality(String) COMMENT 'within: a call below the span of the place; encloses: the usage that is this span; executes: a tool below it; others as in 0011',
+    role LowCardinality(String) COMMENT 'within: a call below the span of the place; encloses: the usage that is this span; executes: a tool below it; overrules: a span that knows so much of the call, which waits or was charged; others as in 0011',
     scope_name LowCardinality(String) COMMENT 'of the charged span',
-    event_id UUID COMMENT 'what was charged; of the roles within and encloses only',
+    event_id UUID COMMENT 'what was charged, of the roles within and encloses; which span, of overrules',
     batch_id UUID,
     received_at DateTime('UTC')
 )

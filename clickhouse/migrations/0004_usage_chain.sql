@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS compared_usages AS rated_usages ENGINE = Null;
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS copy Bool COMMENT 'another span tells of the same call';
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS perhaps_copy Bool;
 ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS instead Bool COMMENT 'it is known, but only as an automatic usage, which it replaces';
+ALTER TABLE compared_usages ADD COLUMN IF NOT EXISTS overruled Bool COMMENT 'another span knows more of the call, which is charged, or waits, as that one tells it';
 
 CREATE TABLE IF NOT EXISTS judged_usages AS rated_usages ENGINE = Null;
 ALTER TABLE judged_usages ADD COLUMN IF NOT EXISTS outcome LowCardinality(String);
@@ -524,21 +525,21 @@ WHERE NOT (SELECT countIf(notEmpty(links)) = 0 AND uniqExact(event_id) = count()
 -- Compare: whether other spans tell of the same call. Without LLM calls in the block, none does (the opposite of the condition of
 -- linked_usages_mv in 0011).
 CREATE MATERIALIZED VIEW IF NOT EXISTS unlinked_usages_mv TO compared_usages AS
-SELECT *, false AS copy, false AS perhaps_copy, false AS instead FROM entangled_usages WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) = 0;
+SELECT *, false AS copy, false AS perhaps_copy, false AS instead, false AS overruled FROM entangled_usages WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) = 0;
 
 -- Judge, as above, with copies in the block. They are rare, so only ids that occur more than once are looked at row by row: the first
 -- that can be charged is.
 CREATE MATERIALIZED VIEW IF NOT EXISTS judged_usages_mv TO judged_usages AS
 WITH (SELECT any(batch_id) FROM compared_usages) AS this_batch
 SELECT
-    * EXCEPT (reason, known, known_otherwise, repeated, first, first_is_other, copy, perhaps_copy, instead),
+    * EXCEPT (reason, known, known_otherwise, repeated, first, first_is_other, copy, perhaps_copy, instead, overruled),
     multiIf(
         t.reason = 'not_usage', 'not_usage',
-        copy, 'duplicate',
+        copy OR overruled, 'duplicate',
         perhaps_copy AND NOT known AND (first OR (NOT repeated AND t.reason = '')), 'quarantined',
         known AND NOT instead, if(known_otherwise, 'quarantined', 'duplicate'),
         NOT repeated, if(t.reason = '', 'charged', 'quarantined'),
-        -- The copy of a call that tells most decides, even if what it tells has no price yet.
+        -- Of the copies of a call that know as much, the preferred one decides, even if what it tells has no price yet.
         first, if(t.reason = '', 'charged', 'quarantined'),
         first_is_other, 'quarantined',
         'duplicate') AS outcome,
@@ -563,11 +564,12 @@ FROM
             SELECT event_id, fingerprint FROM event_ids_by_key
             WHERE event_id IN (SELECT event_id FROM compared_usages WHERE identity = 'key') AND batch_id != this_batch) AS known_otherwise,
         event_id IN (
-            SELECT event_id FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS repeated,
+            SELECT event_id FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '' AND NOT overruled) > 0) AS repeated,
         position IN (
-            SELECT minIf(position, reason = '' OR (reason = 'unpriced' AND identity = 'response')) FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '') > 0) AS first,
+            SELECT minIf(position, NOT overruled AND (reason = '' OR (reason = 'unpriced' AND identity = 'response')))
+            FROM compared_usages GROUP BY event_id HAVING count() > 1 AND countIf(reason = '' AND NOT overruled) > 0) AS first,
         r.reason = '' AND identity = 'key' AND repeated AND (event_id, fingerprint) NOT IN (
-            SELECT event_id, argMinIf(fingerprint, position, reason = '') FROM compared_usages WHERE identity = 'key' GROUP BY event_id HAVING count() > 1)
+            SELECT event_id, argMinIf(fingerprint, position, reason = '' AND NOT overruled) FROM compared_usages WHERE identity = 'key' GROUP BY event_id HAVING count() > 1)
             AS first_is_other
     FROM compared_usages AS r
 ) AS t;

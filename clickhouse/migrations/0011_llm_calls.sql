@@ -4,6 +4,7 @@
 --   other_candidates -> json_candidates -> mixed_candidates    what emitters tell within JSON, if any does
 --   mixed_candidates -> ruled_candidates                       what billing rules say
 --   ruled_candidates -> readings                               what the attributes mean, by who emitted them
+--   entangled_usages -> knowing_usages -> linked_usages        which of two spans of a call knows more of it, if any does
 --   entangled_usages -> linked_usages -> compared_usages       whether two spans tell of one call
 --
 -- Nothing of it is planned for a block of usages that say themselves what they are.
@@ -15,7 +16,9 @@ CREATE TABLE IF NOT EXISTS ruled_candidates AS mixed_candidates ENGINE = Null;
 ALTER TABLE ruled_candidates
     ADD COLUMN IF NOT EXISTS rule_action String COMMENT 'what the rule makes of the span',
     ADD COLUMN IF NOT EXISTS rule_quantities Map(String, String) COMMENT 'unit to quantity, by the rule, as text';
+CREATE TABLE IF NOT EXISTS knowing_usages AS rated_usages ENGINE = Null;
 CREATE TABLE IF NOT EXISTS linked_usages AS rated_usages ENGINE = Null;
+ALTER TABLE linked_usages ADD COLUMN IF NOT EXISTS overruled Bool COMMENT 'another span knows more of the call, which is charged, or waits, as that one tells it';
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS other_candidates_mv TO other_candidates AS
 SELECT * FROM usage_candidates
@@ -190,7 +193,8 @@ WITH
     )
 SELECT
     * EXCEPT (explicit, provider, operation, kind_of_span, kind_of_request, rule, how, inference, embedding, unmarked, automatic, ruled, bare, tokens,
-        input_tokens, quarter, response_id_sent, finished, streamed, tier, total, tier_said, last_call_only, executed, rule_action, rule_quantities),
+        input_tokens, quarter, response_id_sent, finished, streamed, tier, total, tier_said, prices_said, last_call_only, executed,
+        sound_cached, tier_untold, tier_answered, weight, knows, overrules, rule_action, rule_quantities),
     if(explicit OR ruled, attributes['credits.action_type'], 'ai_call') AS action_type,
     -- Another service tier than the standard one is part of each unit's name, so that it has prices of its own or none.
     arrayMap(unit -> if(unit = 'reasoning_token', unit, concat(unit, tier)), ['input_token', 'output_token', 'cache_read_token', 'cache_write_token',
@@ -208,11 +212,8 @@ SELECT
         total != '' AND toUInt64OrZero(total) NOT IN (tokens[1] + tokens[2], input_tokens + tokens[2]), 'tokens_inconsistent',
         -- Sound and pictures have prices of their own. Where sound is counted, that among the cached tokens is not, nor are pictures.
         match(model, if(how.input_audio = '', 'audio|realtime|transcribe|tts|image', 'image'))
-            OR (how.input_audio != '' AND tokens[7] > 0 AND tokens[3] > 0), 'modality_unknown',
-        -- OpenLIT reports no tier of a stream of the Responses API, but says that it was the standard one.
-        streamed AND how.stream_flaw = 'cache_absent' AND tier = ''
-            AND attributes['openai.api.type'] = 'responses' AND attributes['openai.request.service_tier'] NOT IN ('', 'auto', 'default', 'standard'),
-            'emitter_unreliable',
+            OR sound_cached, 'modality_unknown',
+        tier_untold, 'emitter_unreliable',
         streamed AND (how.stream_flaw = 'output' OR (how.stream_flaw = 'cache_zero' AND tokens[3] + tokens[4] = 0)
             OR (how.stream_flaw = 'cache_absent' AND token_texts[3] = '')),
             'emitter_unreliable',
@@ -228,9 +229,13 @@ SELECT
     -- Where a call stands: what other spans of the same call, which may have no response id, are recognised by. A span asks, and
     -- what is charged answers (for certain), or doubts and claims (perhaps); later is kept for other inserts only.
     -- What is charged within the span of an explicit usage is found again by the place that both keep (voids.py).
+    -- A span that overrules is met by those that know less of the call: by its response id, as a parent or child that has to ask since it
+    -- has none, or, where the one that overrules has none, as any parent or child.
     if(charge_genai AND ((signal = 'span' AND (automatic OR bare OR executed)) OR (explicit AND rule_id = ''
             AND (response_id != '' OR (signal = 'span' AND token_texts[1] != '')))),
-        arrayMap(link -> (link.1, reinterpretAsUUID(sipHash128(link.2, link.3, link.4, link.5, link.6))), multiIf(
+        arrayConcat(if(knows = 0, [], [(concat('knows ', toString(knows)), toUUID('00000000-0000-0000-0000-000000000000'))]),
+            if(overrules = '' OR response_id = '', [], [(overrules, reinterpretAsUUID(sipHash128('response', response_id)))]),
+            arrayMap(link -> (link.1, reinterpretAsUUID(sipHash128(link.2, link.3, link.4, link.5, link.6))), multiIf(
             executed AND NOT explicit, [('executes', 'tool', trace_id, parent_span_id, toUInt64(0), toUInt64(0))],
             explicit AND (signal != 'span' OR token_texts[1] = ''), [('replaces', 'response', response_id, '', toUInt64(0), toUInt64(0))],
             bare, [('asks', 'parent', trace_id, span_id, toUInt64(0), toUInt64(0))],
@@ -263,7 +268,15 @@ SELECT
                     ('later', 'below', trace_id, span_id, input_tokens, tokens[2]),
                     ('within', 'inside', trace_id, parent_span_id, 0, 0),
                     ('later', 'copy beside', trace_id, parent_span_id, input_tokens, tokens[2])],
-                if(last_call_only, [('executes', 'tool', trace_id, parent_span_id, 0, 0)], [])))),
+                multiIf(
+                    overrules = '', [],
+                    response_id != '', [
+                        (concat(overrules, ' asks'), 'above', trace_id, parent_span_id, input_tokens, tokens[2]),
+                        (concat(overrules, ' asks'), 'below', trace_id, span_id, input_tokens, tokens[2])],
+                    [
+                        (overrules, 'above', trace_id, span_id, input_tokens, tokens[2]),
+                        (overrules, 'below', trace_id, parent_span_id, input_tokens, tokens[2])]),
+                if(last_call_only, [('executes', 'tool', trace_id, parent_span_id, 0, 0)], []))))),
         []) AS links
 FROM
 (
@@ -297,7 +310,19 @@ FROM
                 false) AS bare,
             arrayMap(text -> least(toUInt64OrZero(text), 1000000000000), token_texts) AS tokens,
             if(cache_apart, tokens[1] + tokens[3] + tokens[4], tokens[1]) AS input_tokens,
-            intDiv(end_time_unix_nano, 250000000) AS quarter
+            intDiv(end_time_unix_nano, 250000000) AS quarter,
+            how.input_audio != '' AND tokens[7] > 0 AND tokens[3] > 0 AS sound_cached,
+            -- OpenLIT reports no tier of a stream of the Responses API, but says that it was the standard one.
+            streamed AND how.stream_flaw = 'cache_absent' AND tier = ''
+                AND attributes['openai.api.type'] = 'responses' AND attributes['openai.request.service_tier'] NOT IN ('', 'auto', 'default', 'standard') AS tier_untold,
+            -- What the span knows of the call that sets its price as a whole, the weightiest first: that its counts are not those of all that
+            -- is billed, a mode or a country with prices of its own, the tier of the answer, tokens of such prices, and the tier that was asked
+            -- for. It overrules a span of the same call that knows less. Where the answer tells its tier, what was asked for is no matter.
+            attributes[how.service_tier] != '' AND NOT tier_untold AS tier_answered,
+            if(automatic, 16 * (last_call_only OR sound_cached) + 8 * notEmpty(prices_said) + 4 * (tier_answered AND tier_said != prices_said)
+                + 2 * (tokens[6] + tokens[7] + tokens[8] > 0) + (NOT tier_answered AND (tier_untold OR tier_said != prices_said)), 0) AS weight,
+            weight + (automatic AND tier_answered) AS knows,
+            if(weight = 0, '', concat('overrules ', toString(weight))) AS overrules
         FROM
         (
             SELECT
@@ -314,8 +339,10 @@ FROM
                 firstNonDefault(attributes['gen_ai.usage.total_tokens'], attributes['llm.token_count.total'], attributes[how.total]) AS total,
                 -- The tier of the answer; if it is not told, the one that was asked for.
                 -- What else has prices of its own, whatever the tier, as Anthropic's fast mode, and a call that it keeps in one country.
-                arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'), arrayPushFront(
-                    arrayMap(name -> attributes[name], how.prices), firstNonDefault(attributes[how.service_tier], attributes[how.request_service_tier]))) AS tier_said,
+                arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'),
+                    arrayMap(name -> attributes[name], how.prices)) AS prices_said,
+                arrayConcat(arrayFilter(word -> word NOT IN ('', 'default', 'standard', 'auto', 'on_demand', 'global', 'not_available'),
+                    [firstNonDefault(attributes[how.service_tier], attributes[how.request_service_tier])]), prices_said) AS tier_said,
                 arrayConcat(
                     arrayFilter((text, key) -> key IN ('gen_ai.usage.input_tokens', 'gen_ai.usage.output_tokens', 'gen_ai.usage.cache_read.input_tokens',
                             'gen_ai.usage.cache_write.input_tokens', 'gen_ai.usage.cache_creation.input_tokens', 'gen_ai.usage.reasoning.output_tokens'),
@@ -388,19 +415,26 @@ WITH
             AND event_id IN (SELECT event_id FROM linked_usages WHERE identity IN ('span', 'point')) AND batch_id = this_batch
     ),
     replacing AS (SELECT event_id FROM linked_usages WHERE identity = 'response' AND fingerprint = 1 AND reason IN ('', 'unpriced')),
+    -- What overrules the one that answers is no copy of it.
     copies AS
     (
-        SELECT event_id FROM (SELECT event_id, arrayJoin(links) AS link FROM linked_usages)
-        WHERE link.role = 'asks' AND link.place IN (
-            SELECT answer.place FROM (SELECT arrayJoin(links) AS answer FROM linked_usages WHERE reason = '') WHERE answer.role = 'answers'
+        SELECT event_id FROM (SELECT event_id, arrayExists(link -> startsWith(link.role, 'overrules '), links) AS overrules, arrayJoin(links) AS link FROM linked_usages)
+        WHERE link.role = 'asks' AND (link.place, overrules) IN (
+            SELECT answer.place, arrayJoin(answered) FROM
+            (
+                SELECT arrayJoin(links) AS answer, if(overruled, [false], [false, true]) AS answered
+                FROM linked_usages WHERE reason = ''
+            )
+            WHERE answer.role = 'answers'
             UNION ALL
-            SELECT place FROM call_links WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND batch_id != this_batch)
+            SELECT place, arrayJoin([false, true]) FROM call_links
+            WHERE place IN (SELECT arrayJoin(links).place FROM linked_usages) AND NOT startsWith(role, 'overrules ') AND batch_id != this_batch)
     ),
     event_id NOT IN (SELECT event_id FROM cut_off) AS may_be_copy,
     -- It may have the response id of a call within it.
     mapContains(attributes, 'credits.action_type') AS explicit
 SELECT
-    *,
+    * REPLACE (may_be_copy AND overruled AS overruled),
     may_be_copy AND NOT explicit AND event_id IN (SELECT event_id FROM copies) AS copy,
     identity = 'response' AND fingerprint = 1 AND reason IN ('', 'unpriced') AND event_id IN (
         SELECT event_id FROM event_ids_by_key WHERE event_id IN (SELECT event_id FROM replacing) AND batch_id != this_batch
@@ -444,22 +478,73 @@ SELECT
         WHERE arrayExists(claim -> claim.3 != doubt.3 AND claim.1 < doubt.1 AND claim.2 != doubt.2, claims)) AS perhaps_copy
 FROM linked_usages;
 
+-- Whether one of two spans of a call knows more of it. In most blocks none does, and none of an earlier insert did.
 CREATE MATERIALIZED VIEW IF NOT EXISTS linked_usages_mv TO linked_usages AS
-SELECT * FROM entangled_usages WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) > 0;
+SELECT *, false AS overruled FROM entangled_usages
+WHERE (SELECT countIf(notEmpty(links)) FROM entangled_usages) > 0
+    AND (SELECT countIf(arrayExists(link -> startsWith(link.role, 'overrules '), links)) FROM entangled_usages) = 0
+    AND (SELECT countIf(startsWith(role, 'overrules ')) FROM call_links
+        WHERE place IN (SELECT arrayJoin(arrayPushBack(links.place, event_id)) FROM entangled_usages)) = 0;
+
+-- The opposite of the condition above.
+CREATE MATERIALIZED VIEW IF NOT EXISTS knowing_usages_mv TO knowing_usages AS
+SELECT * FROM entangled_usages
+WHERE (SELECT countIf(arrayExists(link -> startsWith(link.role, 'overrules '), links)) FROM entangled_usages) > 0
+    OR (SELECT countIf(startsWith(role, 'overrules ')) FROM call_links
+        WHERE place IN (SELECT arrayJoin(arrayPushBack(links.place, event_id)) FROM entangled_usages)) > 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS overruled_usages_mv TO linked_usages AS
+WITH
+    (SELECT any(batch_id) FROM knowing_usages) AS this_batch,
+    -- Spans of a call of which another one knows more, in this block or in an earlier one.
+    outdone AS
+    (
+        SELECT arrayJoin(arrayFilter(one -> arrayExists(other -> other.1 > one.1 AND other.2 != one.2, overruling), met)).3 AS position
+        FROM
+        (
+            SELECT
+                groupUniqArrayIf((knows, span), startsWith(role, 'overrules ')) AS overruling,
+                groupUniqArrayIf((knows, span, position), NOT startsWith(role, 'overrules ')) AS met
+            FROM
+            (
+                SELECT
+                    link.place AS place,
+                    toString(link.role) AS role,
+                    toUInt8OrZero(if(startsWith(role, 'overrules '), splitByChar(' ', role)[2],
+                        substring(arrayFirst(one -> startsWith(one.role, 'knows '), links).role, 7))) AS knows,
+                    reinterpretAsUUID(sipHash128(candidate.trace_id, candidate.span_id)) AS span,
+                    position
+                FROM
+                (
+                    SELECT *, arrayJoin(arrayConcat([('answers', event_id)::Tuple(role String, place UUID)], links)) AS link
+                    FROM knowing_usages WHERE reason NOT IN ('not_usage', 'not_allowed') AND NOT mapContains(attributes, 'credits.action_type')
+                )
+                WHERE role IN ('asks', 'answers', 'later') OR startsWith(role, 'overrules ')
+                UNION ALL
+                SELECT place, toString(role) AS role, toUInt8OrZero(splitByChar(' ', role)[2]) AS knows, event_id AS span, toUInt64(0) AS position
+                FROM call_links
+                WHERE place IN (SELECT arrayJoin(arrayPushBack(links.place, event_id)) FROM knowing_usages) AND startsWith(role, 'overrules ') AND batch_id != this_batch
+            )
+            GROUP BY place, role = 'asks' OR endsWith(role, ' asks')
+            HAVING notEmpty(overruling) AND notEmpty(met)
+        )
+    )
+SELECT *, reason IN ('', 'unpriced') AND position IN (SELECT position FROM outdone) AS overruled FROM knowing_usages;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS call_links_mv TO call_links AS
 SELECT
     link.place AS place,
     link.role AS role,
     scope_name,
-    if(role IN ('within', 'encloses'), id, toUUID('00000000-0000-0000-0000-000000000000')) AS event_id,
+    multiIf(role IN ('within', 'encloses'), id, startsWith(role, 'overrules '), span, toUUID('00000000-0000-0000-0000-000000000000')) AS event_id,
     batch_id,
     received_at
 FROM
 (
-    -- A tool that was executed is no usage, but tells of the span above it.
-    SELECT arrayJoin(arrayFilter(link -> link.role = 'executes' OR (outcome = 'charged' AND link.role IN ('answers', 'claims', 'later', 'within', 'encloses')),
-            links)) AS link,
-        candidate.scope_name AS scope_name, event_id AS id, batch_id, toDateTime(received_at) AS received_at
-    FROM rare_usages WHERE outcome = 'charged' OR has(links.role, 'executes')
+    -- A tool that was executed is no usage, but tells of the span above it. What overrules others does so also while it waits.
+    SELECT arrayJoin(arrayFilter(link -> link.role = 'executes' OR (outcome = 'charged' AND link.role IN ('answers', 'claims', 'later', 'within', 'encloses'))
+            OR (outcome IN ('charged', 'quarantined') AND reason != 'not_allowed' AND startsWith(link.role, 'overrules ')), links)) AS link,
+        candidate.scope_name AS scope_name, event_id AS id, reinterpretAsUUID(sipHash128(candidate.trace_id, candidate.span_id)) AS span, batch_id,
+        toDateTime(received_at) AS received_at
+    FROM rare_usages WHERE outcome = 'charged' OR arrayExists(link -> link.role = 'executes' OR startsWith(link.role, 'overrules '), links)
 );

@@ -12,7 +12,7 @@ from support.chain import Chain
 from support.oracle import EPOCH, Event, Oracle, Price, Quarantined
 from support.oracle_calls import Convention
 from support.oracle_rules import Rule
-from support.otlp_calls import call_traffic, told_traffic
+from support.otlp_calls import call_traffic, knowing_traffic, told_traffic
 from support.otlp_random import CONVENTIONS, Traffic, traffic
 
 RELAXED = settings(
@@ -159,6 +159,14 @@ def test_calls_that_several_spans_tell_of(chain: Chain, made: Traffic) -> None:
 
 @pytest.mark.timeout(900)
 @settings(RELAXED, max_examples=5, phases=[Phase.generate])
+@given(made=knowing_traffic())
+def test_calls_of_which_one_span_knows_more(chain: Chain, made: Traffic) -> None:
+    """Whichever span of a call knows most of it, in whatever order they come, the oracle lets the same one decide."""
+    assert_same(chain, made)
+
+
+@pytest.mark.timeout(900)
+@settings(RELAXED, max_examples=5, phases=[Phase.generate])
 @given(made=told_traffic())
 def test_what_is_told_within_json(chain: Chain, made: Traffic) -> None:
     """Ids, tiers, hour-long writes and numbers of calls and answers are read in JSON as the oracle reads them, or not at all."""
@@ -179,6 +187,15 @@ def test_the_ledger_is_what_the_oracle_says_at_length(chain: Chain, made: Traffi
 @settings(RELAXED, max_examples=60, phases=[Phase.generate])
 @given(made=call_traffic())
 def test_calls_that_several_spans_tell_of_at_length(chain: Chain, made: Traffic) -> None:
+    """The same with more examples."""
+    assert_same(chain, made)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@settings(RELAXED, max_examples=80, phases=[Phase.generate])
+@given(made=knowing_traffic())
+def test_calls_of_which_one_span_knows_more_at_length(chain: Chain, made: Traffic) -> None:
     """The same with more examples."""
     assert_same(chain, made)
 

@@ -17,6 +17,7 @@ from typing import Any
 from support import otlp_build as names
 from support.oracle_calls import Convention, find, goes_before, is_copy, is_perhaps_copy, is_within, preference
 from support.oracle_json import none_told, told_at
+from support.oracle_knowing import is_overruled, overrules_some
 from support.oracle_quantities import EXACT, fault, read_quantities, rounded
 from support.oracle_reading import EPOCH, Usage, candidates
 from support.oracle_rules import Rule, by_rule
@@ -102,6 +103,8 @@ class Oracle:
         self._charged: dict[tuple[Any, ...], Usage] = {}
         self._event_of: dict[int, Event] = {}
         self._calls: list[Usage] = []
+        # Calls of which something is known that another span may not know, charged or waiting.
+        self._knowing: list[Usage] = []
         # Spans below which a tool was executed, in earlier inserts: trace and span.
         self._tools_below: set[tuple[bytes, bytes]] = set()
 
@@ -211,16 +214,21 @@ class Oracle:
 
     def _judge(self, usages: list[Usage]) -> None:
         first: dict[tuple[Any, ...], Usage] = {}
-        chargeable = {usage.identity for usage in usages if not usage.reason}
+        knowing = [*usages, *self._knowing]
         for usage in usages:
-            # Of a call that several spans tell of, the one that tells most decides, even if what it tells has no price.
+            usage.overruled = is_overruled(usage, knowing)
+        left = [usage for usage in usages if not usage.overruled]
+        chargeable = {usage.identity for usage in left if not usage.reason}
+        for usage in left:
+            # Of the copies that know as much, the preferred one decides, even if what it tells has no price.
             waits_for_price = usage.reason == "unpriced" and usage.identity[0] == "response"
             if not usage.reason or (waits_for_price and usage.identity in chargeable):
                 first.setdefault(usage.identity, usage)
-        copies = {usage.identity for usage in usages if is_copy(usage, usages, self._calls)}
+        copies = {usage.identity for usage in usages if is_copy(usage, usages, self._calls, overrules_some(usage))}
         outcomes = [self._outcome(usage, usages, first, copies) for usage in usages]
         for usage, (outcome, reason) in zip(usages, outcomes, strict=True):
             self.outcomes[usage.signal, outcome, reason] += 1
+            self._knowing += [usage] if outcome in ("charged", "quarantined") and overrules_some(usage) else []
             if outcome == "charged":
                 self._replace(usage)
                 self.events.append(_event(usage))
@@ -246,7 +254,7 @@ class Oracle:
     ) -> tuple[str, str]:
         if usage.reason == "not_usage":
             return "not_usage", ""
-        if usage.identity in copies and not usage.explicit:
+        if usage.overruled or (usage.identity in copies and not usage.explicit):
             return "duplicate", ""
         charged = self._charged.get(usage.identity)
         if charged is not None and goes_before(usage, charged):

@@ -118,10 +118,14 @@ def is_within(call: Usage, usage: Usage) -> bool:
     return child and call.automatic and call.is_call and usage.explicit and usage.is_call
 
 
-def is_copy(usage: Usage, here: Iterable[Usage], before: Iterable[Usage]) -> bool:
-    """Whether another span certainly tells of the same call: of this insert and chargeable, or charged before."""
+def is_copy(usage: Usage, here: Iterable[Usage], before: Iterable[Usage], knows: bool) -> bool:
+    """Whether another span certainly tells of the same call: of this insert and chargeable, or charged before.
+
+    One that knows something of the call is no copy of one that is overruled.
+    """
+    answering = [other for other in here if other.is_call and not other.reason and not (knows and other.overruled)]
     return usage.is_call and (
-        any(_tells_of_the_same(usage, other, False) for other in here if other.is_call and not other.reason)
+        any(_tells_of_the_same(usage, other, False) for other in answering)
         or any(_tells_of_the_same(usage, other, True) for other in before)
     )
 

@@ -12,7 +12,16 @@ from support import otlp_build as names
 from support.oracle_json import one_told
 from support.oracle_reading import TOKENS_MAX, Usage
 
-__all__ = ["EXACT", "fault", "read_quantities", "rounded"]
+__all__ = [
+    "EXACT",
+    "answered_tier",
+    "asked_tier",
+    "fault",
+    "own_prices_said",
+    "read_quantities",
+    "rounded",
+    "sound_cached",
+]
 
 EXACT = Context(prec=100, rounding=ROUND_HALF_EVEN)
 _TWELVE_PLACES = Decimal("1e-12")
@@ -74,9 +83,9 @@ def read_quantities(usage: Usage) -> str:
 
 def _token_units(usage: Usage, uncached: int) -> dict[str, Decimal]:
     tokens, keys = usage.tokens, usage.meaning.token_attributes
-    said = [usage.text(usage.meaning.service_tier_attribute, usage.meaning.request_service_tier_attribute)]
-    said += [usage.text(name) for name in usage.meaning.price_attributes]
-    suffix = "" if usage.explicit else "".join(f"_{word}" for word in said if word not in _USUAL_WORDS)
+    answered = answered_tier(usage)
+    said = [tier for tier in [asked_tier(usage) if answered is None else answered] if tier] + own_prices_said(usage)
+    suffix = "" if usage.explicit else "".join(f"_{word}" for word in said)
     sent = {
         "input_token": uncached if usage.text(*keys["input"]) else None,
         "output_token": tokens["output"] - tokens["output_audio"] if usage.text(*keys["output"]) else None,
@@ -91,6 +100,29 @@ def _token_units(usage: Usage, uncached: int) -> dict[str, Decimal]:
     found = {unit: n for unit, n in sent.items() if n is not None} | {unit: n for unit, n in others.items() if n}
     units = {unit + suffix: Decimal(n) for unit, n in found.items()}
     return units | ({"reasoning_token": Decimal(tokens["reasoning"])} if tokens["reasoning"] else {})
+
+
+def answered_tier(usage: Usage) -> str | None:
+    """The service tier of the answer, empty if it is the usual one; None if it is not told."""
+    told = usage.text(usage.meaning.service_tier_attribute)
+    return (told if told not in _USUAL_WORDS else "") if told else None
+
+
+def asked_tier(usage: Usage) -> str:
+    """The service tier that was asked for; empty if it is the usual one."""
+    asked = usage.text(usage.meaning.request_service_tier_attribute)
+    return asked if asked not in _USUAL_WORDS else ""
+
+
+def own_prices_said(usage: Usage) -> list[str]:
+    """What else has prices of its own: a mode, a country."""
+    said = [usage.text(name) for name in usage.meaning.price_attributes]
+    return [word for word in said if word not in _USUAL_WORDS]
+
+
+def sound_cached(usage: Usage) -> bool:
+    """Whether there is sound and there are cached tokens, so that some may be both, which no emitter tells."""
+    return bool(usage.tokens["input_audio"] and usage.tokens["cache_read"])
 
 
 def _unknown(usage: Usage) -> str:
@@ -111,6 +143,8 @@ def _unknown(usage: Usage) -> str:
     sums = (usage.tokens["input"] + usage.tokens["output"], sum(usage.counts))
     if total and not (total.isascii() and total.isdecimal() and int(total) in sums):
         return "tokens_inconsistent"
+    if _modality_unknown(usage):
+        return "modality_unknown"
     streamed = any(usage.text(name).lower() not in ("", "false") for name in row.stream_attributes)
     if (streamed and _lost_in_streams(usage)) or usage.last_call_only:
         return "emitter_unreliable"
@@ -120,6 +154,13 @@ def _unknown(usage: Usage) -> str:
         return "emitter_unreliable"
     long = 0 < row.cache_unknown_from <= usage.tokens_in
     return "cache_unknown" if long and not embedding and not usage.text(*keys["cache_read"]) else ""
+
+
+def _modality_unknown(usage: Usage) -> bool:
+    """Whether sound or pictures, which have prices of their own, may be among the tokens and are not told apart."""
+    counts_sound = bool(usage.meaning.input_audio_attribute)
+    words = ("image",) if counts_sound else ("image", "audio", "realtime", "transcribe", "tts")
+    return any(word in usage.model for word in words) or (counts_sound and sound_cached(usage))
 
 
 def _finished(usage: Usage) -> bool:

@@ -60,6 +60,8 @@ class Usage:
     model_before: str | None = None
     # Whether it tells of the last of several calls only.
     last_call_only: bool = False
+    # Whether another span knows more of the call.
+    overruled: bool = False
     # What is known of its emitter; None if nothing is.
     convention: Convention | None = None
     series: Any = None

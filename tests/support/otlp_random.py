@@ -35,6 +35,7 @@ CONVENTIONS = [
         finish_attribute=names.STOP_REASON,
         cache_write_1h_attribute="tests.cache_write_1h",
         service_tier_attribute="tests.tier",
+        price_attributes=("tests.mode",),
         preference=1,
     ),
     Convention("opentelemetry.instrumentation.genai.openai", preference=2),
@@ -66,6 +67,15 @@ CONVENTIONS = [
         preference=4,
     ),
     Convention("tests.several.calls", several_calls=True, preference=5),
+    Convention(
+        "tests.sound",
+        service_tier_attribute="tests.tier",
+        price_attributes=("tests.mode",),
+        input_audio_attribute="tests.audio_in",
+        stream_attributes=("tests.stream",),
+        stream_flaw="output",
+        preference=4,
+    ),
     *JSON_CONVENTIONS,
 ]
 SCOPES = [*sorted({row.scope_name for row in CONVENTIONS}), "app", ""]

@@ -44,7 +44,8 @@ HINTS: Mapping[str, str] = {
     UNKNOWN_CONVENTION: "What the token attributes of this instrumentation mean is not known. Find out, "
     "teach it with otel-credits conventions set (docs/emitters.md), then: otel-credits quarantine replay",
     "emitter_unreliable": "This instrumentation is known to report wrong numbers of such a call. If another span tells of "
-    "the same call, that one was charged; else look at the provider's own account.",
+    "the same call, that one was charged, unless this one knows that not all of the call is in its counts; else look at the "
+    "provider's own account.",
     "cache_unknown": "This instrumentation does not report cached tokens, and a prompt of this length may have had some: "
     "it cannot be priced. Use one that reports them.",
     "modality_unknown": "The model takes or makes sound or pictures, which have prices of their own, and the instrumentation "
