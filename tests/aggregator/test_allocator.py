@@ -55,7 +55,7 @@ def test_large_requests_leave_no_memory_behind() -> None:
     assert kept < 16 < kept_by_itself
 
 
-# Blocks too small to be mapped by themselves, and something that stays in use behind them.
+# Blocks too small to be mapped by themselves, and something that stays in use behind each.
 _FREE_BETWEEN_USED = """
 import re, sys
 from pathlib import Path
@@ -65,8 +65,10 @@ def resident_mib():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
 
 before = resident_mib()
-blocks = [bytearray(100 << 10) for _ in range(1000)]
-last = bytes(1000)
+blocks, kept = [], []
+for _ in range(1000):
+    blocks.append(bytearray(100 << 10))
+    kept.append(bytes(1000))
 del blocks
 if sys.argv[1] == "on":
     trim()
