@@ -31,7 +31,7 @@ MODEL = "claude-sonnet-4-5"
 USERS = 1000
 INPUT_TOKENS_MAX = 3000
 OUTPUT_TOKENS_MAX = 1000
-# More than one insert of the aggregator takes (24 MiB), so that no insert sees the same attributes twice.
+# More than one insert of the aggregator takes (20 MiB), so that no insert sees the same attributes twice.
 POOL_SPANS = 65_536
 _TIMES = struct.Struct("<BQBQ")
 _START_TAG, _END_TAG = 7 << 3 | 1, 8 << 3 | 1

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     receive_threads: int = Field(16, ge=1, le=256, description="Requests taken at once, for each of gRPC and HTTP.")
     retry_delay_s: Seconds = Field(5.0, gt=0, description="Delay asked of senders when the spool is full, in seconds.")
     insert_bytes_max: int = Field(
-        24 << 20,
+        20 << 20,
         ge=1 << 10,
         description="Requests are grouped into inserts of at most so many bytes (one request may be larger).",
     )
