@@ -92,14 +92,18 @@ assert rows(client, "SELECT sum(number) AS total FROM numbers(1000)") == [{"tota
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim; with another C library trim() does nothing"
+)
 def test_what_is_free_between_blocks_in_use_is_given_back() -> None:
     """Memory that was freed goes back to the system also if something behind it is still in use."""
     (left,), (left_by_itself,) = printed(_FREE_BETWEEN_USED, "on"), printed(_FREE_BETWEEN_USED, "off")
     assert left < 16 < left_by_itself
 
 
-@pytest.mark.skipif(platform.system() != "Linux", reason="what a process has mapped is read from Linux's /proc")
+@pytest.mark.skipif(
+    platform.system() != "Linux", reason="only Linux has /proc/self/smaps; elsewhere unmap_code() does nothing"
+)
 def test_code_that_only_a_start_needs_is_resident_no_longer() -> None:
     """Of the engine's code less is resident after it was unmapped, and the engine works on."""
     before, after = printed(_ENGINE_GOES_ON)
