@@ -29,12 +29,14 @@ class _Mapping(NamedTuple):
 
     @property
     def is_clean_code(self) -> bool:
-        """Whether it is much code or constants of a library, none of which differ from the file."""
+        """Whether it is much code or constants of a library, none of which differ from the file.
+
+        What the process has changed is anonymous. (Pages of a file that was just installed are dirty: it is not on the disk yet.)
+        """
         return (
             self.path.endswith(".so")
             and self.rights in ("r-xp", "r--p")
             and self.kib.get("Anonymous") == 0
-            and self.kib.get("Private_Dirty") == 0
             and self.kib.get("Rss", 0) >= _CODE_KIB_MIN
         )
 
