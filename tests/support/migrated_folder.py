@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from otel_credits_aggregator.demo.processes import clean_environment
 __all__ = ["copy_migrated_store"]
 
 _MIGRATE_TIMEOUT_S = 300.0
+_making = threading.Lock()
 
 
 def copy_migrated_store(path: Path) -> None:
     """Make a folder of a store there that nobody has used."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-R", str(Path(_made().name) / "store"), str(path)], check=True)
+    # A cache alone lets two threads make one each, and removes the one that it does not keep while it is copied.
+    with _making:
+        store = Path(_made().name) / "store"
+    subprocess.run(["cp", "-R", str(store), str(path)], check=True)
 
 
 @cache
