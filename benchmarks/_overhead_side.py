@@ -95,7 +95,7 @@ def _serve(kind: str, port: int, model_url: str = "") -> None:
         from otel_credits.fastapi import instrument_fastapi
 
         instrument_fastapi(app)
-    uvicorn.run(app, port=port, log_level="warning")
+    uvicorn.run(app, port=port, log_level="warning", timeout_keep_alive=60)
 
 
 def _asked(model_url: str) -> Callable[[], Awaitable[dict[str, int]]]:

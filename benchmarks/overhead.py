@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import otel_credits
 from otel_credits_aggregator.demo.processes import accepts_connections, clean_environment, free_port, wait_until
@@ -31,22 +32,38 @@ Side = Callable[[int], list[float]]
 Started = Callable[[str], AbstractContextManager[Side]]
 
 
+class _Size(NamedTuple):
+    starts: int
+    rounds: int
+    each: int
+
+
+class _Round(NamedTuple):
+    """The microseconds of each request or task."""
+
+    plain: list[float]
+    credits: list[float]
+    plain_again: list[float]
+
+
 def run(quick: bool) -> Report:
-    """Rounds of both sides, one after the other, for requests and for tasks; then the memory of waiting usage."""
-    rounds, each = (2, 20) if quick else (90, 200)
+    """Rounds of the sides, one after the other, for requests and for tasks; then the memory of waiting usage."""
+    size = _Size(1, 2, 20) if quick else _Size(6, 8, 300)
     figures: list[Figure] = []
     sides = {"request that asks a model": _asking, "empty request": _fastapi, "empty task": _celery}
     for what, started in sides.items():
-        figures += _figures(what, _pairs(started, rounds, each))
+        figures += _figures(what, _measured(started, size))
     with tempfile.TemporaryDirectory() as folder, Rotel(Path(folder)) as rotel:
         endpoint = f"@http://127.0.0.1:{rotel.grpc_port}"
         for what, started in sides.items():
-            figures += _figures(f"{what}, spans exported", _pairs(started, rounds, each, endpoint))
+            figures += _figures(f"{what}, spans exported", _measured(started, size, endpoint))
     return Report(
         "Overhead",
         [*figures, Figure("memory of a usage that waits", _bytes_of_a_usage(), "bytes")],
         [
-            f"{rounds} rounds of {each} requests or tasks a side, in turn. Each makes one LLM span; with otel-credits that is a"
+            f"{size.starts} starts of each side, and {size.rounds} rounds of {size.each} requests or tasks in turn after each."
+            " The official side runs twice: what the second says beside the first is how far apart two processes of the same"
+            " program are; ours is compared with their mean. Each request or task makes one LLM span; with otel-credits that is a"
             " usage of the request's user, which its exporter gets beside the app's own. One that asks a model does so with the"
             " Anthropic SDK, and a server on this machine answers at once (a model takes seconds). An empty one does no more."
             " Spans are discarded, or where it says so exported to rotel over OTLP/gRPC: the app's own by the official exporter,"
@@ -55,27 +72,37 @@ def run(quick: bool) -> Report:
     )
 
 
-def _pairs(started: Started, rounds: int, each: int, endpoint: str = "") -> list[tuple[list[float], list[float]]]:
-    with started(f"plain{endpoint}") as plain, started(f"credits{endpoint}") as credits:
-        plain(each), credits(each)  # a round that does not count
-        return [_round(plain, credits, each, number) for number in range(rounds)]
+def _measured(started: Started, size: _Size, endpoint: str = "") -> list[_Round]:
+    """What one process takes from the next, the same program or not, is half of the difference: so each is started anew."""
+    measured = []
+    for _ in range(size.starts):
+        with (
+            started(f"plain{endpoint}") as plain,
+            started(f"credits{endpoint}") as credits,
+            started(f"plain{endpoint}") as again,
+        ):
+            sides = [plain, credits, again]
+            for side in sides:
+                side(size.each)  # a round that does not count
+            measured += [_round(sides, size.each, number) for number in range(size.rounds)]
+    return measured
 
 
-def _round(plain: Side, credits: Side, each: int, number: int) -> tuple[list[float], list[float]]:
-    """Both sides once, each as often first as the other."""
-    if number % 2:
-        ours = credits(each)
-        return plain(each), ours
-    return plain(each), credits(each)
+def _round(sides: list[Side], each: int, number: int) -> _Round:
+    """All sides once, each as often first as the others."""
+    order = [(number + place) % len(sides) for place in range(len(sides))]
+    took = {index: sides[index](each) for index in order}
+    return _Round(took[0], took[1], took[2])
 
 
-def _figures(what: str, pairs: list[tuple[list[float], list[float]]]) -> Iterator[Figure]:
+def _figures(what: str, measured: list[_Round]) -> Iterator[Figure]:
     for percent in (50, 99):
-        plain = [percentile(theirs, percent) for theirs, _ in pairs]
-        credits = [percentile(ours, percent) for _, ours in pairs]
-        ratios = [ours / theirs for theirs, ours in zip(plain, credits, strict=True)]
+        plain, credits, again = ([percentile(side, percent) for side in sides] for sides in zip(*measured, strict=True))
+        ratios = [2 * ours / (first + second) for first, ours, second in zip(plain, credits, again, strict=True)]
+        same = [second / first for second, first in zip(again, plain, strict=True)]
         yield Figure(f"{what}, official alone, p{percent}", median(plain), "µs", spread(plain))
         yield Figure(f"{what}, with otel-credits, p{percent}", median(credits), "µs", spread(credits))
+        yield Figure(f"{what}, official alone beside itself, ratio p{percent}", median(same), "", spread(same, 2))
         yield Figure(f"**{what}, ratio p{percent}**", median(ratios), "", spread(ratios, 2), _TARGET)
 
 

@@ -33,7 +33,7 @@ from otel_credits._queue import BAD_ARGUMENT, INTERNAL, QUEUE_FULL, SHUTDOWN, St
 from otel_credits._reports import counters_request
 from otel_credits._senders import SenderFactory
 from otel_credits._settings import Settings
-from otel_credits._usage import AppSpan, finished, usage_span
+from otel_credits._usage import KeptSpan, finished, kept, usage_span
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -113,9 +113,9 @@ class Pipeline:
         own, stamped, resource = dict(attributes), self._stamped, span.resource
         if stamped is None or stamped[0] is not resource:
             self._stamped = stamped = (resource, self.instance.stamp(resource))
-        self._accept((span, own, stamped[1]), own)
+        self._accept(kept(span, own, stamped[1]), own)
 
-    def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
+    def _accept(self, span: ReadableSpan | KeptSpan, attributes: dict[str, Any]) -> None:
         new = self.queue.put(span, attributes)
         if not new:
             self.refuse(SHUTDOWN if self.queue.closed else QUEUE_FULL)

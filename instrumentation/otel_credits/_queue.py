@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits._attributes import SEQ
-from otel_credits._usage import AppSpan, finished
+from otel_credits._usage import KeptSpan
 
 if TYPE_CHECKING:
     from otel_credits._spool import StoredSpan
@@ -61,11 +61,15 @@ class UsageQueue:
         self.bytes_max = bytes_max
         self.closed = False
         self.state = threading.Condition(threading.RLock())
-        self._inbox: deque[tuple[ReadableSpan | AppSpan, int]] = deque()
+        self._inbox: deque[ReadableSpan | KeptSpan] = deque()
+        # How large each of them is. Beside them, as a tuple of the two would be one more object for the garbage collector, and
+        # put there first: so there are never fewer. Of two that come at once the sizes may be exchanged.
+        self._inbox_sizes: deque[int] = deque()
         # Only an estimate: threads may add to it at the same time and lose an addition. It starts from zero whenever
         # the inbox is emptied, so an error does not add up.
         self._inbox_bytes = 0
-        self._held: deque[tuple[ReadableSpan | AppSpan, int]] = deque()
+        self._held: deque[ReadableSpan | KeptSpan] = deque()
+        self._held_sizes: deque[int] = deque()
         self._held_bytes = 0
         self._done = 0
         self._exported = 0
@@ -73,7 +77,7 @@ class UsageQueue:
         # `next()` of it is atomic: threads get different numbers without a lock.
         self._numbers = count(1)
 
-    def put(self, span: ReadableSpan | AppSpan, attributes: MutableMapping[str, Any]) -> int:
+    def put(self, span: ReadableSpan | KeptSpan, attributes: MutableMapping[str, Any]) -> int:
         """Take a usage, and number it in `attributes`, which are the span's own. Returns how many usages are new since
         the export thread last looked; 0 means that it was refused, because the queue is full or closed."""
         # Roughly what it takes in memory and on the wire.
@@ -91,7 +95,8 @@ class UsageQueue:
             return 0
         attributes[SEQ] = next(self._numbers)
         self._inbox_bytes += size_bytes
-        self._inbox.append((span, size_bytes))
+        self._inbox_sizes.append(size_bytes)
+        self._inbox.append(span)
         return len(self._inbox) or 1
 
     def _waiting(self) -> int:
@@ -106,19 +111,20 @@ class UsageQueue:
         with self.state:
             self._inbox_bytes = 0
             for _ in range(len(self._inbox)):
-                item = self._inbox.popleft()
-                self._held.append(item)
-                self._held_bytes += item[1]
+                self._held.append(self._inbox.popleft())
+                size_bytes = self._inbox_sizes.popleft()
+                self._held_sizes.append(size_bytes)
+                self._held_bytes += size_bytes
 
-    def batch(self, spans_max: int, bytes_max: int) -> Sequence[ReadableSpan | StoredSpan]:
+    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan | KeptSpan | StoredSpan]:
         """The oldest held usages, as many as fit; at least one if any is held. They stay held."""
         with self.state:
-            spans: list[ReadableSpan] = []
+            spans: list[ReadableSpan | KeptSpan | StoredSpan] = []
             size_bytes = 0
-            for span, span_bytes in islice(self._held, spans_max):
+            for span, span_bytes in islice(zip(self._held, self._held_sizes, strict=True), spans_max):
                 if spans and size_bytes + span_bytes > bytes_max:
                     break
-                spans.append(finished(span))
+                spans.append(span)
                 size_bytes += span_bytes
             return spans
 
@@ -126,7 +132,8 @@ class UsageQueue:
         """The `count` oldest held usages are done with; `failed` of them were given up, for `reason`."""
         with self.state:
             for _ in range(count):
-                self._held_bytes -= self._held.popleft()[1]
+                self._held.popleft()
+                self._held_bytes -= self._held_sizes.popleft()
             self._count_settled(count, failed, reason)
 
     def _count_settled(self, count: int, failed: int, reason: str) -> None:

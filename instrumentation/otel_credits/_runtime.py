@@ -27,7 +27,7 @@ from otel_credits._queue import Stats
 from otel_credits._senders import ExporterSender, Sender, SenderFactory, sender_factory
 from otel_credits._settings import Settings, endpoint_in_environment, load_settings, sdk_disabled
 from otel_credits._threads import carry_into_thread_pools, leave_thread_pools
-from otel_credits._usage import AppSpan, finished
+from otel_credits._usage import KeptSpan, finished
 
 if TYPE_CHECKING:
     from otel_credits._meter import CreditsMeter
@@ -45,7 +45,7 @@ class CapturingPipeline(Pipeline):
     def count_metered(self, meter: CreditsMeter, key: Key, scaled: int) -> None:
         self.record(usage_attributes(meter.series(key), scaled))
 
-    def _accept(self, span: ReadableSpan | AppSpan, attributes: dict[str, Any]) -> None:
+    def _accept(self, span: ReadableSpan | KeptSpan, attributes: dict[str, Any]) -> None:
         self._add(finished(span))
 
 

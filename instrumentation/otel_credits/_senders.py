@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_credits._encoding import encoded_spans
 from otel_credits._endpoint import Endpoint, metrics_url
+from otel_credits._giving_way import giving_way
 from otel_credits._guard import say_once
+from otel_credits._usage import KeptSpan, finished
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     from otel_credits._spool import StoredSpan
 
-Batch = Sequence["ReadableSpan | StoredSpan"]
+Batch = Sequence["ReadableSpan | KeptSpan | StoredSpan"]
 
 
 class Verdict(Enum):
@@ -112,7 +115,7 @@ def _grpc_factory(url: str, timeout_s: float) -> SenderFactory:
 
     def make() -> Sender:
         exporter: Any = OTLPSpanExporter(endpoint=url, timeout=timeout_s, channel_options=_CHANNEL_OPTIONS)  # type: ignore[arg-type]
-        return _single_attempts(exporter, GrpcSender, ("_client.Export", "_headers", "_translate_data", "_channel"))
+        return _single_attempts(exporter, GrpcSender, ("_client.Export", "_headers", "_channel"))
 
     return make
 
@@ -140,10 +143,10 @@ def _single_attempts(exporter: Any, sender: Callable[[Any], Sender], needs: tupl
     return sender(exporter)
 
 
-def _request(spans: Batch, encode: Callable[[Sequence[ReadableSpan]], Any]) -> Any:
+def _request(spans: Batch) -> Any:
     """The request for `spans`. A batch is all from memory or all from disk, where the spans are encoded already."""
-    if isinstance(spans[0], ReadableSpan):
-        return encode(cast("Sequence[ReadableSpan]", spans))
+    if isinstance(spans[0], (ReadableSpan, KeptSpan)):
+        return encoded_spans(giving_way(cast("Sequence[ReadableSpan | KeptSpan]", spans)))
     from otel_credits._spool import request_of
 
     return request_of(cast("Sequence[StoredSpan]", spans))
@@ -160,7 +163,7 @@ class GrpcSender:
 
     def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            request = _request(spans, self._exporter._translate_data)
+            request = _request(spans)
         except Exception as error:
             return Answer(Verdict.REFUSED_DATA, f"cannot be encoded: {error}")
         try:
@@ -218,15 +221,12 @@ class HttpSender:
     """OTLP/HTTP with protobuf, over the session, headers and compression of the official exporter."""
 
     def __init__(self, exporter: Any) -> None:
-        from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
         self._exporter = exporter
-        self._encode = encode_spans
 
     def send(self, spans: Batch, timeout_s: float) -> Answer:
         client = self._exporter._client
         try:
-            data = client._compress(_request(spans, self._encode).SerializeToString())
+            data = client._compress(_request(spans).SerializeToString())
         except Exception as error:
             return Answer(Verdict.REFUSED_DATA, f"cannot be encoded: {error}")
         try:
@@ -294,7 +294,7 @@ class ExporterSender:
 
     def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            result = self._exporter.export(cast("Sequence[ReadableSpan]", spans))
+            result = self._exporter.export([finished(span) for span in giving_way(cast("Sequence[KeptSpan]", spans))])
         except Exception as error:
             return Answer(Verdict.RETRY, repr(error))
         return Answer(Verdict.DELIVERED) if result is SpanExportResult.SUCCESS else Answer(Verdict.RETRY, str(result))

@@ -85,7 +85,13 @@ def take_memory(context: Any) -> SpanMemory | None:
     memory = getattr(context, MEMORY, None)
     if type(memory) is not SpanMemory:
         return None
-    context.__dict__.pop(MEMORY, None)
+    kept = context.__dict__
+    kept.pop(MEMORY, None)
+    if not kept:
+        try:  # noqa: SIM105  # `suppress` is a function or two more
+            del context.__dict__  # nor need the garbage collector go through what is empty
+        except TypeError:
+            pass
     return memory
 
 

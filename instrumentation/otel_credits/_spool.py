@@ -27,7 +27,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_credits import _spool_points
 from otel_credits._attributes import SEQ
+from otel_credits._encoding import encoded_origin
 from otel_credits._spool_points import StoredPoint
+from otel_credits._usage import KeptSpan
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -49,22 +51,6 @@ class StoredSpan(NamedTuple):
     # A ResourceSpans with one ScopeSpans and no span in it.
     origin: bytes
     span: bytes
-
-
-def encoded(span: ReadableSpan) -> bytes:
-    """The span as OTLP bytes, without its resource and scope."""
-    from opentelemetry.exporter.otlp.proto.common._internal import trace_encoder
-
-    return trace_encoder._encode_span(span).SerializeToString()
-
-
-def encoded_origin(span: ReadableSpan) -> bytes:
-    """Where the span comes from, as OTLP bytes: its resource and scope."""
-    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-
-    (of_resource,) = encode_spans([span]).resource_spans
-    del of_resource.scope_spans[0].spans[:]
-    return of_resource.SerializeToString()
 
 
 def request_of(stored: Sequence[StoredSpan]) -> ExportTraceServiceRequest:
@@ -134,14 +120,14 @@ class SpoolFile:
         self._connection = connection
         return connection
 
-    def append(self, seq: int, span: ReadableSpan, data: bytes) -> None:
+    def append(self, seq: int, span: ReadableSpan | KeptSpan, data: bytes) -> None:
         """Write one usage. Raises sqlite3.Error, and then nothing is written."""
         connection = self._connection or self._open()
         origin = self._origin(connection, span)
         connection.execute("INSERT INTO usage (seq, origin, span) VALUES (?, ?, ?)", (seq, origin, data))
         self.written += 1
 
-    def _origin(self, connection: sqlite3.Connection, span: ReadableSpan) -> int:
+    def _origin(self, connection: sqlite3.Connection, span: ReadableSpan | KeptSpan) -> int:
         """The row of the span's resource and scope. They are few objects, told apart by identity: hashing a resource
         costs as much as writing a usage. The cache keeps both alive, so that no identity is used again."""
         key = (id(span.resource), id(span.instrumentation_scope))
@@ -150,7 +136,7 @@ class SpoolFile:
             if len(self._origins) >= _ORIGINS_CACHED_MAX:
                 self._origins.clear()
             row = connection.execute(
-                "INSERT INTO origin (resource_spans) VALUES (?)", (encoded_origin(span),)
+                "INSERT INTO origin (resource_spans) VALUES (?)", (encoded_origin(span).SerializeToString(),)
             ).lastrowid
             cached = self._origins[key] = (span.resource, span.instrumentation_scope, row or 0)
         return cached[2]

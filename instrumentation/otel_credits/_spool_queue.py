@@ -21,11 +21,12 @@ from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_credits._encoding import encoded_span
 from otel_credits._guard import say_once
 from otel_credits._queue import UsageQueue
-from otel_credits._spool import SUFFIX, SpoolFile, StoredSpan, encoded
+from otel_credits._spool import SUFFIX, SpoolFile, StoredSpan
 from otel_credits._spool_points import StoredPoint
-from otel_credits._usage import AppSpan, finished
+from otel_credits._usage import KeptSpan
 
 logger = logging.getLogger("otel_credits")
 
@@ -60,10 +61,9 @@ class SpoolQueue(UsageQueue):
         self._left_usages = 0
         self._look_at = 0.0
 
-    def put(self, span: ReadableSpan | AppSpan, attributes: MutableMapping[str, Any]) -> int:
-        span = finished(span)
+    def put(self, span: ReadableSpan | KeptSpan, attributes: MutableMapping[str, Any]) -> int:
         try:
-            data = encoded(span)
+            data = encoded_span(span).SerializeToString()
         except Exception:  # it is refused where it is sent, as without a spool
             data = b""
         with self.state:
@@ -73,7 +73,7 @@ class SpoolQueue(UsageQueue):
                 return self._waiting()
             return 0
 
-    def _write(self, span: ReadableSpan, data: bytes) -> bool:
+    def _write(self, span: ReadableSpan | KeptSpan, data: bytes) -> bool:
         number = next(self._numbers)
         try:
             self._own_file().append(number, span, data)
@@ -114,11 +114,11 @@ class SpoolQueue(UsageQueue):
     def _waiting(self) -> int:
         return self._on_disk + super()._waiting()
 
-    def batch(self, spans_max: int, bytes_max: int) -> Sequence[ReadableSpan | StoredSpan]:
+    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan | KeptSpan | StoredSpan]:
         with self.state:
             self._batch_is_from_disk = self._on_disk > 0
             if self._batch_is_from_disk and self._file is not None:
-                return self._file.read(spans_max, bytes_max)
+                return [*self._file.read(spans_max, bytes_max)]
             return super().batch(spans_max, bytes_max)
 
     def settle(self, count: int, failed: int, reason: str) -> None:

@@ -8,9 +8,9 @@ span, so that a charge can be followed to the request that caused it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import time_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
@@ -27,6 +27,8 @@ from otel_credits._version import __version__
 
 SCOPE = InstrumentationScope("otel_credits", __version__)
 _UNSET = Status(StatusCode.UNSET)
+# Where a SpanContext, which is a tuple, has them.
+_TRACE_ID, _SPAN_ID, _IS_REMOTE, _TRACE_FLAGS, _TRACE_STATE = range(5)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -81,34 +83,105 @@ def span_like(span: ReadableSpan, attributes: dict[str, Any], resource: Resource
     )
 
 
-# A span of the app's that is a usage, until it is sent: what `span_like` is told. The copy is made by the export thread.
-AppSpan = tuple[ReadableSpan, dict[str, Any], Resource]
+class KeptSpan(NamedTuple):
+    """A span of the app's that is a usage, as it waits: what is said of it, without the objects that it is made of.
+
+    These are eleven, which the app's exporter lets go of sooner than a receiver acknowledges the usage. Python's garbage
+    collector would go through them meanwhile, on the app's threads.
+    """
+
+    name: str
+    trace_id: int
+    span_id: int
+    trace_flags: TraceFlags
+    # None: it is the root of its trace.
+    parent_span_id: int | None
+    parent_is_remote: bool
+    kind: SpanKind
+    # If one was set.
+    status: Status | None
+    start_time_ns: int
+    end_time_ns: int
+    instrumentation_scope: InstrumentationScope
+    attributes: dict[str, Any]
+    resource: Resource
+
+    def finished(self) -> ReadableSpan:
+        """The span as it was. (What OTLP does not tell of the parent is that of the span itself.)"""
+        parent = None
+        if self.parent_span_id is not None:
+            parent = SpanContext(self.trace_id, self.parent_span_id, self.parent_is_remote, self.trace_flags)
+        return ReadableSpan(
+            name=self.name,
+            context=SpanContext(self.trace_id, self.span_id, False, self.trace_flags),
+            parent=parent,
+            resource=self.resource,
+            attributes=self.attributes,
+            kind=self.kind,
+            status=self.status or _UNSET,
+            start_time=self.start_time_ns,
+            end_time=self.end_time_ns,
+            instrumentation_scope=self.instrumentation_scope,
+        )
 
 
-def finished(span: ReadableSpan | AppSpan) -> ReadableSpan:
+# As KeptSpan(...) does, without a function of Python in between.
+_new_kept: Callable[[type[KeptSpan], tuple[Any, ...]], KeptSpan] = tuple.__new__
+
+
+def kept(span: Any, attributes: dict[str, Any], resource: Resource) -> ReadableSpan | KeptSpan:
+    """The app's finished `span` with other attributes and resource, to wait until it is sent."""
+    try:
+        context, parent, status = span._context, span._parent, span._status
+        # Few have events, links or a trace state.
+        if not (span._events._dq or span._links._dq or context[_TRACE_STATE] or context[_IS_REMOTE]):
+            return _new_kept(
+                KeptSpan,
+                (
+                    span._name,
+                    context[_TRACE_ID],
+                    context[_SPAN_ID],
+                    context[_TRACE_FLAGS],
+                    None if parent is None else parent[_SPAN_ID],
+                    parent is not None and parent[_IS_REMOTE],
+                    span._kind,
+                    None if status._status_code is StatusCode.UNSET else status,
+                    span._start_time,
+                    span._end_time,
+                    span._instrumentation_scope,
+                    attributes,
+                    resource,
+                ),
+            )
+    except (AttributeError, TypeError, IndexError):
+        pass  # an SDK that keeps them elsewhere
+    return span_like(span, attributes, resource)
+
+
+def finished(span: ReadableSpan | KeptSpan) -> ReadableSpan:
     """A usage's span as it is sent."""
-    return span_like(*span) if isinstance(span, tuple) else span
+    return span.finished() if isinstance(span, KeptSpan) else span
 
 
 def usage_span(
     attributes: dict[str, AttributeValue], resource: Resource, parent_context: Context | None = None
-) -> ReadableSpan:
+) -> KeptSpan:
     """A finished span with `attributes`, ended now, under the current span (or that of `parent_context`)."""
-    parent: SpanContext | None = get_current_span(parent_context).get_span_context()
-    if parent is not None and parent.is_valid:
-        trace_id = parent.trace_id
-    else:
-        parent, trace_id = None, new_trace_id()
+    parent = get_current_span(parent_context).get_span_context()
+    has_parent = parent is not None and parent.is_valid
     now_ns = time_ns()
-    return ReadableSpan(
+    return KeptSpan(
         name=f"credits {attributes[ACTION_TYPE]}",
-        context=SpanContext(trace_id, new_span_id(), False, _SAMPLED),
-        parent=parent,
-        resource=resource,
-        attributes=attributes,
+        trace_id=parent.trace_id if has_parent else new_trace_id(),
+        span_id=new_span_id(),
+        trace_flags=_SAMPLED,
+        parent_span_id=parent.span_id if has_parent else None,
+        parent_is_remote=has_parent and parent.is_remote,
         kind=SpanKind.INTERNAL,
-        status=_UNSET,
-        start_time=now_ns,
-        end_time=now_ns,
+        status=None,
+        start_time_ns=now_ns,
+        end_time_ns=now_ns,
         instrumentation_scope=SCOPE,
+        attributes=attributes,
+        resource=resource,
     )
