@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
-from otel_credits._giving_way import let_go
 from otel_credits._guard import say_once
 from otel_credits._meter_export import MeterExport
 from otel_credits._meter_points import Point
@@ -248,11 +247,7 @@ class ExportThread:
     def _send_one(self) -> bool:
         """Send the oldest batch. False: there is nothing to send, or a wait comes first."""
         batch = self._queue.batch(self._settings.batch_spans_max, self._settings.batch_bytes_max)
-        if not batch:
-            return False
-        settled = self._deliver(batch, self._settle_own, self._attempt_spans)
-        let_go(batch)
-        return settled
+        return bool(batch) and self._deliver(batch, self._settle_own, self._attempt_spans)
 
     def _send_left(self) -> bool:
         """Send the oldest batch that a dead process left on disk. False: there is none, or a wait comes first, or

@@ -116,10 +116,10 @@ class UsageQueue:
                 self._held_sizes.append(size_bytes)
                 self._held_bytes += size_bytes
 
-    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan | KeptSpan | StoredSpan]:
+    def batch(self, spans_max: int, bytes_max: int) -> Sequence[ReadableSpan | KeptSpan | StoredSpan]:
         """The oldest held usages, as many as fit; at least one if any is held. They stay held."""
         with self.state:
-            spans: list[ReadableSpan | KeptSpan | StoredSpan] = []
+            spans: list[ReadableSpan | KeptSpan] = []
             size_bytes = 0
             for span, span_bytes in islice(zip(self._held, self._held_sizes, strict=True), spans_max):
                 if spans and size_bytes + span_bytes > bytes_max:

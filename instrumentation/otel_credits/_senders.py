@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_credits._encoding import encoded_spans
 from otel_credits._endpoint import Endpoint, metrics_url
-from otel_credits._giving_way import giving_way
 from otel_credits._guard import say_once
 from otel_credits._usage import KeptSpan, finished
 
@@ -146,7 +145,7 @@ def _single_attempts(exporter: Any, sender: Callable[[Any], Sender], needs: tupl
 def _request(spans: Batch) -> Any:
     """The request for `spans`. A batch is all from memory or all from disk, where the spans are encoded already."""
     if isinstance(spans[0], (ReadableSpan, KeptSpan)):
-        return encoded_spans(giving_way(cast("Sequence[ReadableSpan | KeptSpan]", spans)))
+        return encoded_spans(cast("Sequence[ReadableSpan | KeptSpan]", spans))
     from otel_credits._spool import request_of
 
     return request_of(cast("Sequence[StoredSpan]", spans))
@@ -294,7 +293,7 @@ class ExporterSender:
 
     def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            result = self._exporter.export([finished(span) for span in giving_way(cast("Sequence[KeptSpan]", spans))])
+            result = self._exporter.export([finished(span) for span in cast("Sequence[KeptSpan]", spans)])
         except Exception as error:
             return Answer(Verdict.RETRY, repr(error))
         return Answer(Verdict.DELIVERED) if result is SpanExportResult.SUCCESS else Answer(Verdict.RETRY, str(result))

@@ -114,11 +114,11 @@ class SpoolQueue(UsageQueue):
     def _waiting(self) -> int:
         return self._on_disk + super()._waiting()
 
-    def batch(self, spans_max: int, bytes_max: int) -> list[ReadableSpan | KeptSpan | StoredSpan]:
+    def batch(self, spans_max: int, bytes_max: int) -> Sequence[ReadableSpan | KeptSpan | StoredSpan]:
         with self.state:
             self._batch_is_from_disk = self._on_disk > 0
             if self._batch_is_from_disk and self._file is not None:
-                return [*self._file.read(spans_max, bytes_max)]
+                return self._file.read(spans_max, bytes_max)
             return super().batch(spans_max, bytes_max)
 
     def settle(self, count: int, failed: int, reason: str) -> None:

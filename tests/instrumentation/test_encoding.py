@@ -28,7 +28,6 @@ from opentelemetry.trace import (
 from opentelemetry.trace.status import Status, StatusCode
 from otel_credits import usage_context
 from otel_credits._encoding import encoded_span, encoded_spans
-from otel_credits._giving_way import giving_way, let_go
 from otel_credits._processor import CreditsSpanProcessor
 from otel_credits._settings import Settings
 from otel_credits._usage import KeptSpan, finished, kept, span_like
@@ -194,11 +193,3 @@ def test_a_usage_that_waits_keeps_nothing_of_the_apps_span() -> None:
     assert seen() is None
     (usage,) = waiting
     assert usage.attributes["credits.user_id"] == "u"
-
-
-def test_giving_way_changes_nothing() -> None:
-    """All items come, in their order; and what is let go of is gone."""
-    items = list(range(10_000))
-    assert list(giving_way(items)) == items
-    let_go(items)
-    assert items == []
