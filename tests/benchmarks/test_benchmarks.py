@@ -15,7 +15,7 @@ BENCHMARKS = {
     "tracking": 3,
     "app_spool": 4,
     "metering": 2,
-    "overhead": 37,
+    "overhead": 49,
     "balance_under_load": 5,
     "balance_growth": 4,
     "latency": 3,
