@@ -73,7 +73,7 @@ def run(quick: bool) -> Report:
 
 
 def _measured(started: Started, size: _Size, endpoint: str = "") -> list[_Round]:
-    """What one process takes from the next, the same program or not, is half of the difference: so each is started anew."""
+    """Two processes of the same program differ by more than what is looked for, so each side is started several times."""
     measured = []
     for _ in range(size.starts):
         with (

@@ -293,7 +293,9 @@ class ExporterSender:
 
     def send(self, spans: Batch, timeout_s: float) -> Answer:
         try:
-            result = self._exporter.export([finished(span) for span in cast("Sequence[KeptSpan]", spans)])
+            result = self._exporter.export(
+                [finished(span) for span in cast("Sequence[ReadableSpan | KeptSpan]", spans)]
+            )
         except Exception as error:
             return Answer(Verdict.RETRY, repr(error))
         return Answer(Verdict.DELIVERED) if result is SpanExportResult.SUCCESS else Answer(Verdict.RETRY, str(result))
